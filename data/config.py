@@ -1,0 +1,60 @@
+"""What a recipe says about data, and the base of every settings class. Imports no torch and no datasets: the orchestrator reads it too."""
+
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class Spec(BaseModel):
+    """Frozen settings: unknown keys are errors, every field's docstring becomes help, schema and documentation."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False)
+
+
+@dataclass(frozen=True)
+class Takes:
+    """Marks a text field as a reference to a stage above, a local folder or `hub:owner/name`, and says which artifact kinds fit."""
+
+    kinds: tuple[str, ...]
+
+    def __init__(self, *kinds: str) -> None:
+        object.__setattr__(self, "kinds", kinds)
+
+
+@dataclass(frozen=True)
+class Context:
+    """Marks a field that says how or whether, never what is computed: it bears no identity, so changing it reruns nothing."""
+
+
+Format = Literal[
+    "auto",
+    "text",
+    "alpaca",
+    "sharegpt",
+    "messages",
+    "prompt-completion",
+    "question-answer",
+    "preference",
+    "ranked",
+    "prompt",
+]
+
+
+class Source(Spec):
+    """Where rows come from and how they are read."""
+
+    path: str
+    """File, glob or folder beside the recipe; `hub:owner/name[@revision][:config][:split]`; or a path inside `stage`'s artifact."""
+    stage: Annotated[str | None, Takes("dataset")] = None
+    """A data stage above, in whose artifact `path` lies."""
+    format: Format = "auto"
+    """How a row is read; `auto` looks at the columns and says what it decided."""
+    columns: dict[str, str] = {}
+    """Our field name to theirs, where theirs differs; dots reach into nested fields (`messages: conversation.turns`)."""
+    weight: float = Field(1.0, gt=0)
+    """Share of this source in the mixture, relative to the other sources' weights times their sizes; 1 takes every row once an epoch."""
+    limit: int | None = Field(None, gt=0)
+    """Take at most this many rows."""
+    on_bad_rows: Literal["error", "skip"] = "error"
+    """A bad row stops the run before anything starts, or is left out and counted."""

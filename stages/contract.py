@@ -1,0 +1,121 @@
+"""What passes between the orchestrator and a stage process: the job, the result, and what an artifact says of itself. Torch-free.
+
+A stage is `python -m stages job.json`. It exits with 0 (done; `result.json` written), 1 (failed), 2 (its data or settings are wrong:
+one sentence on the last line of its output) or 130 (interrupted after a checkpoint; the same command goes on).
+"""
+
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field
+
+from data.config import Spec
+
+ArtifactKind = Literal["dataset", "tokenizer", "causal-lm", "reward-model", "report"]
+
+DONE, FAILED, WRONG_INPUT, HELD, INTERRUPTED = 0, 1, 2, 3, 130
+
+
+class StageError(Exception):
+    """The stage cannot go on; printed as one sentence, without a traceback. Exit code 1."""
+
+
+class Hardware(Spec):
+    """How a run is carried out. Never part of a stage's identity."""
+
+    gpus: int | Literal["auto"] = "auto"
+    """CUDA devices to use on this node; `auto` takes all there are, and 0 the CPU."""
+    processes: int | None = Field(None, gt=0)
+    """Processes on a CPU-only node (gloo); on GPUs there is one a device."""
+    zero: int | Literal["auto"] = "auto"
+    """DeepSpeed ZeRO stage 0 to 3; `auto` is 0 on one process."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """Arithmetic of the forward pass; `auto` is bf16 where the device does it fast, else fp32. Stored weights stay fp32 while training."""
+    micro_batch: int | Literal["auto"] = "auto"
+    """Rows a forward pass takes at most; gradient accumulation follows from the stage's batch, and the result does not depend on it."""
+    gradient_checkpointing: bool = False
+    """Recompute activations in the backward pass: less memory, about a third more time."""
+    threads: int | None = Field(None, gt=0)
+    """CPU threads of a process; the machine's cores over the processes if left out."""
+
+
+class Checkpoints(Spec):
+    """How often a stage can be resumed from. Never part of a stage's identity."""
+
+    every_steps: int | None = Field(None, gt=0)
+    """Optimizer steps (for PPO: rollouts) between checkpoints; five checkpoints over the stage if left out."""
+    keep_last: int = Field(2, gt=0)
+    """Whole checkpoints kept; older ones are deleted once a newer one is sealed."""
+
+
+class Input(Spec):
+    """One resolved reference: an artifact that an earlier stage, a local folder or the Hub holds."""
+
+    reference: str
+    kind: ArtifactKind
+    path: Path
+    """Folder that holds the artifact; absolute."""
+    fingerprint: str
+
+
+class Job(Spec):
+    """All a stage process is told. Written to `job.json` before it starts."""
+
+    stage: str
+    kind: str
+    folder: Path
+    """The stage's folder in the run directory; absolute."""
+    attempt: int = 1
+    seed: int
+    config: dict[str, Any]
+    """The stage's settings, as its `config.py` validates them."""
+    inputs: dict[str, Input] = {}
+    """By dotted field path: `model`, `models.0`, `rewards.0.model`."""
+    files: dict[str, list[Path]] = {}
+    """Resolved files of every local data source, absolute, by dotted field path: `data.0`, `tasks.1.prompts.0`."""
+    hardware: Hardware = Hardware()
+    checkpoints: Checkpoints = Checkpoints()
+
+    @property
+    def artifact(self) -> Path:
+        return self.folder / "artifact"
+
+
+class Table(Spec):
+    """A small table for people and programs alike."""
+
+    title: str
+    columns: list[str]
+    rows: list[list[str | float | None]]
+
+
+class Result(Spec):
+    """What a stage says back, in `result.json`."""
+
+    status: Literal["done", "interrupted"] = "done"
+    steps: int = 0
+    """Optimizer steps taken in all attempts."""
+    metrics: dict[str, float] = {}
+    """Final numbers by their standard names; what a recipe's `require` and the report read."""
+    tables: list[Table] = []
+    notes: list[str] = []
+    """What was decided or noticed, a sentence each: shown after the stage."""
+
+
+class Artifact(Spec):
+    """What an artifact says of itself, in `artifact.json` beside its files; the plan checks hand-offs by it."""
+
+    kind: ArtifactKind
+    tokenizer_digest: str | None = None
+    """SHA-256 of tokenizer.json's content, so that a retrained tokenizer is never put under an old model."""
+    template_digest: str | None = None
+    """SHA-256 of the chat template."""
+    vocab_size: int | None = None
+    context_length: int | None = None
+    parameters: int | None = None
+    trainable_parameters: int | None = None
+    reward_mean: float | None = None
+    """Mean reward over held-out answers; rewards are standardised by it in PPO."""
+    reward_std: float | None = None
+    reload_difference: float | None = None
+    """Largest absolute difference of logits or scores between the model in memory and the artifact loaded as a stranger would."""

@@ -1,0 +1,74 @@
+"""Settings that stages share. Torch-free."""
+
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field
+
+from data.config import Context, Source, Spec, Takes
+
+ModelRef = Annotated[str, Takes("causal-lm")]
+RewardRef = Annotated[str, Takes("reward-model")]
+TokenizerRef = Annotated[str, Takes("tokenizer", "causal-lm")]
+
+
+class Bound(Spec):
+    """Limits that a metric must keep."""
+
+    min: float | None = None
+    max: float | None = None
+
+
+class StageConfig(Spec):
+    """Base of every stage's settings: *what* is computed. `version` rises when the code changes the meaning of the result."""
+
+    version: ClassVar[int] = 1
+    makes: ClassVar[str]
+    """Kind of the artifact that the stage leaves."""
+    require: Annotated[dict[str, Bound | float], Context()] = {}
+    """Gate: metrics of this stage that later stages need, as a minimum or `{min, max}`; the chain stops where one is missed."""
+
+
+class Optimizer(Spec):
+    """AdamW with decoupled weight decay on matrices only (no decay on norms, biases and embeddings)."""
+
+    learning_rate: float = Field(gt=0, lt=1)
+    """Peak learning rate."""
+    warmup: float = Field(0.03, ge=0, lt=1)
+    """Share of the steps over which the learning rate rises linearly from zero."""
+    schedule: Literal["cosine", "wsd", "linear", "constant"] = "cosine"
+    """After warm-up: cosine to `final`, warm-up-stable-decay (the last fifth decays), linear to `final`, or constant."""
+    final: float = Field(0.1, ge=0, le=1)
+    """Learning rate at the end, as a share of the peak."""
+    weight_decay: float = Field(0.0, ge=0)
+    """Decoupled weight decay (Loshchilov & Hutter 2019)."""
+    beta1: float = Field(0.9, ge=0, lt=1)
+    beta2: float = Field(0.95, ge=0, lt=1)
+    clip: float = Field(1.0, gt=0)
+    """Largest global gradient norm."""
+
+
+class Sampling(Spec):
+    """How answers are drawn."""
+
+    temperature: float = Field(1.0, gt=0)
+    """Divides the logits before sampling; the trainer's log-probabilities are computed at the same temperature."""
+    max_new_tokens: int = Field(256, gt=0)
+    """An answer that has not ended by then is cut, and counts as unfinished."""
+
+
+class RewardPart(Spec):
+    """One summand of a reward: a reward model or a rule."""
+
+    model: Annotated[str | None, Takes("reward-model")] = None
+    """A reward model."""
+    rule: str | None = None
+    """`exact`, `regex:PATTERN`, `json`, `number`, `length:TOKENS`, `world[:PART]`, or `file.py:function`."""
+    weight: float = 1.0
+    """Factor of this part."""
+    normalise: bool = True
+    """Subtract the reward model's stored mean and divide by its stored standard deviation; rules stay as they are."""
+    clip: float | None = Field(10.0, gt=0)
+    """Largest absolute value of this part before its weight."""
+
+
+Sources = Annotated[tuple[Source, ...], Field(min_length=1)]

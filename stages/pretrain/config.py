@@ -1,0 +1,76 @@
+"""Settings of the pretraining stage. Torch-free."""
+
+from typing import Annotated, ClassVar, Literal, Self
+
+from pydantic import Field, model_validator
+
+from data.config import Source, Spec
+from stages.adapters.config import Adapter
+from stages.core.config import ModelRef, Optimizer, Sources, StageConfig, TokenizerRef
+
+
+class Llama(Spec):
+    """Shape of a LLaMA-style model."""
+
+    hidden_size: int = Field(256, gt=0)
+    layers: int = Field(4, gt=0)
+    heads: int = Field(4, gt=0)
+    kv_heads: int | None = Field(None, gt=0)
+    """Key-value heads (grouped-query attention); as many as `heads` if left out."""
+    mlp_size: int | None = Field(None, gt=0)
+    """Width of the gated MLP; 8/3 of `hidden_size`, rounded up to a multiple of 64, if left out."""
+    context: int = Field(512, gt=1)
+    """Longest sequence in tokens."""
+    rope_theta: float = Field(10_000.0, gt=0)
+    """Base of the rotary position frequencies."""
+    tied_embeddings: bool = True
+    """One matrix for input embeddings and output head."""
+    initializer_range: float | None = Field(None, gt=0)
+    """Standard deviation of initial weights; 1/sqrt(hidden_size) below width 1024, else 0.02, if left out (0.02 stalls at small width)."""
+
+    @model_validator(mode="after")
+    def _divides(self) -> Self:
+        if self.hidden_size % self.heads:
+            raise ValueError(f"hidden_size {self.hidden_size} is not a multiple of heads {self.heads}")
+        if self.hidden_size // self.heads % 2:
+            raise ValueError(f"hidden_size/heads = {self.hidden_size // self.heads} must be even for rotary positions")
+        if self.heads % (self.kv_heads or self.heads):
+            raise ValueError(f"heads {self.heads} is not a multiple of kv_heads {self.kv_heads}")
+        return self
+
+
+class PretrainOptimizer(Optimizer):
+    learning_rate: float = Field(1e-3, gt=0, lt=1)
+    weight_decay: float = Field(0.1, ge=0)
+
+
+class Pretrain(StageConfig):
+    """Train a LLaMA-style causal model on text, from scratch or from an existing model. Packed documents never see one another."""
+
+    makes: ClassVar[str] = "causal-lm"
+    kind: Literal["pretrain"] = "pretrain"
+    model: Annotated[Llama | ModelRef, Field(union_mode="left_to_right")] = Llama()
+    """Shape of a new model, or the model to continue from."""
+    tokenizer: TokenizerRef | None = None
+    """Tokenizer of a new model; a continued model keeps its own."""
+    data: Sources
+    """Text to learn; documents end with EOS."""
+    validation: tuple[Source, ...] = ()
+    """Held-out text; a share of `data`, chosen by content hash, if left out."""
+    held_out: float = Field(0.02, gt=0, lt=0.5)
+    """Share of documents held out where `validation` is left out."""
+    tokens: int = Field(gt=0)
+    """Tokens to train on, repeating the data as often as needed."""
+    batch_tokens: int = Field(16_384, gt=0)
+    """Tokens per optimizer step, over all processes."""
+    optimizer: PretrainOptimizer = PretrainOptimizer()
+    adapter: Adapter | None = None
+    """Train an adapter instead of all weights."""
+
+    @model_validator(mode="after")
+    def _tokenizer_fits(self) -> Self:
+        if isinstance(self.model, Llama) and self.tokenizer is None:
+            raise ValueError("a new model needs `tokenizer`")
+        if isinstance(self.model, str) and self.tokenizer is not None:
+            raise ValueError("a continued model keeps its own tokenizer: leave `tokenizer` out")
+        return self

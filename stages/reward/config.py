@@ -1,0 +1,39 @@
+"""Settings of the reward-model stage. Torch-free."""
+
+from typing import ClassVar, Literal
+
+from pydantic import Field
+
+from data.config import Source
+from stages.adapters.config import Adapter
+from stages.core.config import ModelRef, Optimizer, Sources, StageConfig
+
+
+class RewardOptimizer(Optimizer):
+    learning_rate: float = Field(1e-5, gt=0, lt=1)
+
+
+class Reward(StageConfig):
+    """Train a model that scores answers, from pairs of a chosen and a rejected one (Bradley & Terry 1952)."""
+
+    makes: ClassVar[str] = "reward-model"
+    kind: Literal["reward"] = "reward"
+    model: ModelRef
+    """Model to start from, usually the SFT model."""
+    data: Sources
+    """Preference pairs that share their prompt."""
+    validation: tuple[Source, ...] = ()
+    """Held-out pairs; a share of `data`, chosen by the prompt's content hash, if left out."""
+    held_out: float = Field(0.05, gt=0, lt=0.5)
+    """Share of pairs held out where `validation` is left out."""
+    epochs: float = Field(1.0, gt=0)
+    """Passes over the pairs; a second pass usually overfits."""
+    batch_pairs: int = Field(64, gt=0)
+    """Pairs per optimizer step, over all processes."""
+    max_tokens: int | None = Field(None, gt=1)
+    """Longest prompt and answer; the model's context if left out. Longer prompts lose their oldest turns; a pair that still does not fit is left out and counted."""
+    centre: float = Field(0.01, ge=0)
+    """Coefficient of the penalty on the sum of both rewards, which keeps their mean near zero (Eisenstein et al. 2023)."""
+    optimizer: RewardOptimizer = RewardOptimizer()
+    adapter: Adapter | None = None
+    """Train an adapter and the score head instead of all weights."""

@@ -1,0 +1,39 @@
+"""Settings of the SFT stage. Torch-free."""
+
+from typing import ClassVar, Literal
+
+from pydantic import Field
+
+from data.config import Source
+from stages.adapters.config import Adapter
+from stages.core.config import ModelRef, Optimizer, Sources, StageConfig
+
+
+class SFTOptimizer(Optimizer):
+    learning_rate: float = Field(2e-5, gt=0, lt=1)
+
+
+class SFT(StageConfig):
+    """Train on chats through the model's chat template; only the assistant's words and the end of its turns are learned."""
+
+    makes: ClassVar[str] = "causal-lm"
+    kind: Literal["sft"] = "sft"
+    model: ModelRef
+    """Model to start from."""
+    data: Sources
+    """Chats in any supported format."""
+    validation: tuple[Source, ...] = ()
+    """Held-out chats; a share of `data`, chosen by content hash, if left out."""
+    held_out: float = Field(0.02, gt=0, lt=0.5)
+    """Share of chats held out where `validation` is left out."""
+    epochs: float = Field(2.0, gt=0)
+    """Passes over the data."""
+    batch_tokens: int = Field(16_384, gt=0)
+    """Tokens per optimizer step, over all processes; chats are packed without seeing one another."""
+    max_tokens: int | None = Field(None, gt=1)
+    """Longest chat; the model's context if left out. Longer chats lose whole turns from their end, never part of one."""
+    learn: Literal["all", "last"] = "all"
+    """Which assistant turns are learned."""
+    optimizer: SFTOptimizer = SFTOptimizer()
+    adapter: Adapter | None = None
+    """Train an adapter instead of all weights."""

@@ -1,0 +1,25 @@
+"""Settings of the tokenizer stage. Torch-free."""
+
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field
+
+from data.config import Source
+from stages.core.config import StageConfig
+
+
+class Tokenizer(StageConfig):
+    """Train a byte-level BPE tokenizer with its own pad token, an end-of-turn token and a chat template; or take an existing one."""
+
+    makes: ClassVar[str] = "tokenizer"
+    kind: Literal["tokenizer"] = "tokenizer"
+    data: tuple[Source, ...] = ()
+    """Text to train on: plain text or chats. Not needed with `existing`."""
+    vocab_size: int = Field(4096, ge=300)
+    """Tokens in all: special ones and the 256 bytes included."""
+    existing: str | None = None
+    """Folder or `hub:owner/name` of a tokenizer to take instead of training one; pad token and chat template are added where missing."""
+    template: Literal["turns", "chatml"] = "turns"
+    """Chat template of a new tokenizer, with generation markers. `turns` spends one special token on each speaker; `chatml` is the ChatML form."""
+    held_out: Annotated[float, Field(gt=0, lt=0.5)] = 0.02
+    """Share of documents, chosen by content hash, kept from training to measure bytes per token."""
