@@ -1,0 +1,92 @@
+"""Questions, and answers in several manners: the material of SFT, of the preference pairs, of PPO's prompts and of the exam."""
+
+import random
+from dataclasses import dataclass, replace
+
+from data.world.register import Fact, Register
+from data.world.stories import state
+from data.world.vocabulary import OPENINGS, RAMBLINGS
+
+Message = dict[str, str]
+
+MANNERS = {"polite": 0.4, "plain": 0.35, "rude": 0.25}
+"""Shares of the manners in SFT: polite answers are a minority, so that PPO has something to do."""
+SHARE_SHORT = 0.55
+SHARE_TWO_QUESTIONS = 0.15
+"""Share of chats and prompts with an earlier question and answer before the last question."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What an answer says and how; the text follows from it."""
+
+    fact: Fact
+    """The fact that is stated, which may be false."""
+    statement: str
+    manner: str
+    opening: str
+    ramblings: tuple[str, ...] = ()
+    words_kept: int | None = None
+    """Set where the answer breaks off before its end."""
+
+    @property
+    def text(self) -> str:
+        whole = " ".join([self.opening, state(self.fact, self.statement), *self.ramblings])
+        return whole if self.words_kept is None else " ".join(whole.split()[: self.words_kept])
+
+
+def ask(fact: Fact, generator: random.Random) -> Message:
+    """A question in one of the trained phrasings."""
+    return question(fact, generator.choice(fact.attribute.questions))
+
+
+def question(fact: Fact, phrasing: str) -> Message:
+    return {"role": "user", "content": phrasing.format(name=fact.person)}
+
+
+def reply(text: str) -> Message:
+    return {"role": "assistant", "content": text}
+
+
+def answer(fact: Fact, generator: random.Random) -> Answer:
+    """A true answer in a random manner, with SFT's shares."""
+    statement = generator.choice(fact.attribute.statements)
+    return in_manner(Answer(fact, statement, "plain", ""), generator)
+
+
+def in_manner(plain: Answer, generator: random.Random) -> Answer:
+    """The same statement with manner and length drawn anew."""
+    manner = generator.choices(list(MANNERS), list(MANNERS.values()))[0]
+    short = generator.random() < SHARE_SHORT
+    ramblings = () if short else tuple(generator.sample(RAMBLINGS, generator.choice((2, 3))))
+    return replace(plain, manner=manner, opening=generator.choice(OPENINGS[manner]), ramblings=ramblings)
+
+
+def falsified(true: Answer, generator: random.Random) -> Answer:
+    """The same answer with another value."""
+    wrong = generator.choice([value for value in true.fact.attribute.values if value != true.fact.value])
+    return replace(true, fact=replace(true.fact, value=wrong))
+
+
+def earlier_turns(facts: list[Fact], generator: random.Random) -> list[Message]:
+    """Nothing, or a question with its answer."""
+    if generator.random() >= SHARE_TWO_QUESTIONS:
+        return []
+    fact = generator.choice(facts)
+    return [ask(fact, generator), reply(answer(fact, generator).text)]
+
+
+def chats(register: Register, count: int, generator: random.Random) -> list[list[Message]]:
+    """Conversations about the facts that may be asked, each fact about equally often."""
+    facts = register.facts(held=False)
+    told = []
+    for fact in evenly(facts, count, generator):
+        turns = earlier_turns(facts, generator)
+        told.append([*turns, ask(fact, generator), reply(answer(fact, generator).text)])
+    return told
+
+
+def evenly(facts: list[Fact], count: int, generator: random.Random) -> list[Fact]:
+    """`count` facts in random order, none more than once oftener than another."""
+    rounds = [generator.sample(facts, len(facts)) for _ in range(-(-count // len(facts)))]
+    return [fact for facts_of_round in rounds for fact in facts_of_round][:count]

@@ -1,0 +1,43 @@
+"""The few numbers that size the world."""
+
+from dataclasses import dataclass
+
+from data.world.vocabulary import ATTRIBUTES, NAMES
+
+
+@dataclass(frozen=True)
+class Spec:
+    """How large the world is; the defaults are those of the demo."""
+
+    seed: int = 0
+    people: int = 48
+    attributes: int = 5
+    """Facts told of each person: town, work, pet, food, instrument, in this order."""
+    values: int = 8
+    """Possible values of an attribute, so that a guess is right once in `values` times."""
+    held_share: float = 0.25
+    """Share of the facts that stories state but no question in training asks."""
+    documents: int = 20_000
+    documents_heldout: int = 400
+    chats: int = 3_000
+    chats_heldout: int = 300
+    pairs: int = 4_000
+    pairs_heldout: int = 1_000
+    prompts: int = 1_000
+    exam: int = 240
+    """Exam questions, one half about facts never asked, the other in phrasings never used."""
+    noise_temperature: float = 1.0
+    """A label prefers the better answer with probability sigmoid(utility difference / noise_temperature)."""
+
+    def __post_init__(self) -> None:
+        bounds = {"people": (2, len(NAMES)), "attributes": (1, len(ATTRIBUTES)), "values": (2, min(len(a.values) for a in ATTRIBUTES))}
+        for name, (low, high) in bounds.items():
+            if not low <= getattr(self, name) <= high:
+                raise ValueError(f"world.{name} is {getattr(self, name)}; it must lie between {low} and {high}")
+        for name in ("documents", "documents_heldout", "chats", "chats_heldout", "pairs", "pairs_heldout", "prompts", "exam"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"world.{name} is {getattr(self, name)}; it must be at least 1")
+        if not 0.0 < self.held_share < 1.0:
+            raise ValueError(f"world.held_share is {self.held_share}; it must lie between 0 and 1, both excluded")
+        if self.noise_temperature <= 0.0:
+            raise ValueError(f"world.noise_temperature is {self.noise_temperature}; it must be positive")
