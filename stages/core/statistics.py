@@ -1,0 +1,90 @@
+"""How sure a number is: intervals over prompts or pairs, and best-of-n from a fixed number of samples. Pure: numpy in, numbers out.
+
+N prompts, K samples of each.
+"""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+
+NORMAL_95 = 1.959963984540054
+"""Standard deviations on each side of the mean that hold 95 % of a normal distribution."""
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A mean with its 95 % interval."""
+
+    mean: float
+    low: float
+    high: float
+
+
+def wilson(successes: float, trials: int) -> Estimate:
+    """A share with Wilson's score interval (Wilson 1927), which stays within [0, 1] and is right for shares near 0 and 1.
+
+    `successes` may be fractional: a tie counts one half. Raises ValueError without trials.
+    """
+    if trials <= 0:
+        raise ValueError("a share of nothing has no interval")
+    share, z = successes / trials, NORMAL_95
+    centre = (share + z * z / (2 * trials)) / (1 + z * z / trials)
+    reach = z * math.sqrt(share * (1 - share) / trials + z * z / (4 * trials * trials)) / (1 + z * z / trials)
+    # At a share of exactly 0 or 1 the ends meet the share but for rounding.
+    return Estimate(share, min(max(centre - reach, 0.0), share), max(min(centre + reach, 1.0), share))
+
+
+def bootstrap(values_N: Floats, *, seed: int, draws: int = 1000) -> Estimate:
+    """A mean with its percentile bootstrap interval over the N values (Efron 1979). Raises ValueError without values."""
+    if not len(values_N):
+        raise ValueError("a mean of nothing has no interval")
+    generator = np.random.default_rng(seed)
+    means = np.array([values_N[generator.integers(len(values_N), size=len(values_N))].mean() for _ in range(draws)])
+    return Estimate(float(values_N.mean()), float(np.quantile(means, 0.025)), float(np.quantile(means, 0.975)))
+
+
+def estimate(values_N: Floats, *, seed: int) -> Estimate:
+    """Wilson's interval where every value is 0, one half or 1, else the bootstrap's."""
+    if np.isin(values_N, (0.0, 0.5, 1.0)).all():
+        return wilson(float(values_N.sum()), len(values_N))
+    return bootstrap(values_N, seed=seed)
+
+
+def wins(ours_N: Floats, theirs_N: Floats) -> Floats:
+    """1 where ours is larger, 0 where theirs is, one half where they tie."""
+    return (np.sign(ours_N - theirs_N) + 1) / 2
+
+
+def best_of(rewards_NK: Floats, values_NK: Floats, n: int) -> Floats:
+    """For each prompt, the expected value of the answer with the best reward among `n` of its K samples, drawn without replacement.
+
+    The average over all C(K, n) choices, so that it uses every sample: the answer of the i-th smallest reward is the best of
+    C(i - 1, n - 1) of them. Answers with equal rewards share their weight. Raises ValueError if n is not between 1 and K.
+    """
+    samples = rewards_NK.shape[1]
+    if not 1 <= n <= samples:
+        raise ValueError(f"best of {n} cannot be told from {samples} samples")
+    weights_K = np.array([math.comb(rank, n - 1) for rank in range(samples)], dtype=np.float64) / math.comb(samples, n)
+    best_N = np.empty(len(rewards_NK))
+    for row, (rewards_K, values_K) in enumerate(zip(rewards_NK, values_NK, strict=True)):
+        order = np.argsort(rewards_K, kind="stable")
+        _, group = np.unique(rewards_K[order], return_inverse=True)
+        shared_K = np.bincount(group, weights_K)[group] / np.bincount(group)[group]
+        best_N[row] = shared_K @ values_K[order]
+    return best_N
+
+
+def best_of_kl(n: int) -> float:
+    """Upper bound on KL(best of n || one sample), in nats: log n - (n - 1) / n (Stiennon et al. 2020; a bound by Beirami et al. 2024)."""
+    return math.log(n) - (n - 1) / n
+
+
+def correlation(first_N: Floats, second_N: Floats) -> float:
+    """Pearson's correlation; 0 where one of the two does not vary."""
+    first_N, second_N = first_N - first_N.mean(), second_N - second_N.mean()
+    scale = math.sqrt(float(first_N @ first_N) * float(second_N @ second_N))
+    return float(first_N @ second_N) / scale if scale > 0 else 0.0
