@@ -1,0 +1,152 @@
+"""Answers from a causal language model: a hand loop over the KV cache that neither pads more than it must nor computes for finished rows.
+
+Randomness is counter-based: token t of the answer with seed s is drawn with the t-th number of the Philox stream keyed by s. Answers therefore
+depend neither on how rows are batched nor on how many processes share them, and a resumed run draws what the uninterrupted one would have.
+Sampling filters (top-p, top-k, penalties) are left out on purpose: the trainer's log-probabilities would then be those of another distribution.
+"""
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import DynamicCache
+
+from stages.core.logprobs import chosen_logprobs, cut
+
+CACHED_TOKENS = 1 << 16
+"""Most tokens (rows x prompt and answer) in the cache at once where the rows of a micro-batch are not given."""
+LEAVING_SHARE = 0.2
+"""Rows leave the batch once this share of it has finished: leaving copies the cache, staying computes for nothing."""
+
+
+@dataclass(frozen=True)
+class Completion:
+    ids: list[int]
+    """The answer's tokens, the one that ended it included."""
+    finished: bool
+    """Whether an end token ended it; False if it was cut at the limit."""
+    logprobs: list[float]
+    """Log-probability of each token when it was drawn, at the sampling temperature."""
+
+
+class Engine(Protocol):
+    """What draws answers. One method, so that another engine (vLLM, a fake) can stand in."""
+
+    def generate(
+        self,
+        prompts: Sequence[Sequence[int]],
+        *,
+        seeds: Sequence[int],
+        temperature: float,
+        max_new_tokens: int,
+        end_ids: Collection[int],
+        greedy: bool = False,
+    ) -> list[Completion]: ...
+
+
+def uniforms(seeds: Sequence[int], count: int) -> np.ndarray:
+    """(rows, count) float64 in [0, 1): row i is the start of the Philox stream keyed by seeds[i], whatever the other rows are."""
+    return np.stack([np.random.Generator(np.random.Philox(key=seed)).random(count) for seed in seeds])
+
+
+def draw(logits_BV: Tensor, uniform_B: Tensor | None, temperature: float) -> Tensor:
+    """Token ids (B): by inverse transform of softmax(logits / temperature) at `uniform_B`, or the likeliest where it is None."""
+    if uniform_B is None:
+        return logits_BV.argmax(dim=-1)
+    cumulated_BV = torch.softmax(logits_BV / temperature, dim=-1).cumsum(dim=-1, dtype=torch.float64)
+    aim_B1 = uniform_B[:, None] * cumulated_BV[:, -1:]
+    # right=True: the first token whose cumulated probability lies *above* the aim, so one of probability 0 is never drawn.
+    return torch.searchsorted(cumulated_BV, aim_B1, right=True)[:, 0].clamp(max=logits_BV.size(-1) - 1)
+
+
+class Transformers:
+    """Draws answers with a transformers model, bare or with adapters, on the device where it lies. The model may be training between calls."""
+
+    def __init__(self, model: Any, micro_batch: int | None = None) -> None:
+        self.model = model
+        self.micro_batch = micro_batch
+
+    @torch.no_grad()
+    def generate(
+        self,
+        prompts: Sequence[Sequence[int]],
+        *,
+        seeds: Sequence[int],
+        temperature: float,
+        max_new_tokens: int,
+        end_ids: Collection[int],
+        greedy: bool = False,
+    ) -> list[Completion]:
+        """One completion for each prompt, in order. Prompts must not be empty; a seed is any integer in [0, 2**64)."""
+        was_training = self.model.training
+        self.model.eval()
+        completions: dict[int, Completion] = {}
+        try:
+            lengths = [len(prompt) for prompt in prompts]
+            for rows in cut([n + max_new_tokens for n in lengths], self.micro_batch, CACHED_TOKENS):
+                numbers = None if greedy else uniforms([seeds[i] for i in rows], max_new_tokens)
+                answers = _Rows(self.model, [prompts[i] for i in rows], numbers).answer(temperature, max_new_tokens, end_ids)
+                completions.update(zip(rows, answers, strict=True))
+        finally:
+            self.model.train(was_training)
+        return [completions[i] for i in range(len(prompts))]
+
+
+class _Rows:
+    """One micro-batch on its way: the rows still being answered, their cache, mask and positions. Left padding only where prompts differ in length."""
+
+    def __init__(self, model: Any, prompts: Sequence[Sequence[int]], numbers_BT: np.ndarray | None) -> None:
+        self.model, self.device = model, next(model.parameters()).device
+        self.count, self.longest = len(prompts), max(map(len, prompts))
+        padded = [[0] * (self.longest - len(prompt)) + list(prompt) for prompt in prompts]
+        self.ids = torch.tensor(padded, device=self.device)
+        self.lengths_B = torch.tensor([len(prompt) for prompt in prompts], device=self.device)
+        self.numbers_BT = None if numbers_BT is None else torch.from_numpy(numbers_BT).to(self.device)
+        self.rows_B = torch.arange(self.count, device=self.device)
+        self.padding_B = self.longest - self.lengths_B
+        self.cache = DynamicCache(config=model.config)
+
+    def answer(self, temperature: float, limit: int, end_ids: Collection[int]) -> list[Completion]:
+        ends = torch.tensor(sorted(end_ids), device=self.device)
+        tokens_BT = torch.zeros(self.count, limit, dtype=torch.long, device=self.device)
+        logp_BT = torch.zeros(self.count, limit, device=self.device)
+        lengths_B = torch.full((self.count,), limit, device=self.device)
+        ended_B = torch.zeros(self.count, dtype=torch.bool, device=self.device)
+        for t in range(limit):
+            logits_BV = self._forward(t)
+            uniform_B = None if self.numbers_BT is None else self.numbers_BT[self.rows_B, t]
+            token_B = draw(logits_BV, uniform_B, temperature)
+            tokens_BT[self.rows_B, t] = token_B
+            logp_BT[self.rows_B, t] = chosen_logprobs(logits_BV, token_B, temperature)[0]
+            ending_B = torch.isin(token_B, ends) & ~ended_B[self.rows_B]
+            lengths_B[self.rows_B[ending_B]] = t + 1
+            ended_B[self.rows_B[ending_B]] = True
+            self.ids = token_B[:, None]
+            if not self._leave(~ended_B[self.rows_B]):
+                break
+        columns = zip(tokens_BT.tolist(), logp_BT.tolist(), lengths_B.tolist(), ended_B.tolist(), strict=True)
+        return [Completion(ids[:n], ended, logp[:n]) for ids, logp, n, ended in columns]
+
+    def _forward(self, t: int) -> Tensor:
+        """Logits (rows, V) float32 of the next token; the ids given since the last call enter the cache."""
+        width = self.longest + t
+        first = width - self.ids.size(1)
+        positions = (torch.arange(first, width, device=self.device) - self.padding_B[:, None]).clamp(min=0)
+        mask = (torch.arange(width, device=self.device) >= self.padding_B[:, None]).long() if bool(self.padding_B.any()) else None
+        output = self.model(
+            input_ids=self.ids, attention_mask=mask, position_ids=positions, past_key_values=self.cache, use_cache=True, logits_to_keep=1
+        )
+        logits: Tensor = output.logits[:, -1].float()
+        return logits
+
+    def _leave(self, alive_B: Tensor) -> bool:
+        """Drop finished rows if enough have; whether any are left."""
+        alive = int(alive_B.sum())
+        if alive and alive <= (1.0 - LEAVING_SHARE) * len(alive_B):
+            keep = alive_B.nonzero()[:, 0]
+            self.cache.batch_select_indices(keep)
+            self.ids, self.rows_B, self.padding_B = self.ids[keep], self.rows_B[keep], self.padding_B[keep]
+        return alive > 0

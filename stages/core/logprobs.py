@@ -1,0 +1,166 @@
+"""Log-probabilities, entropies and values of answers, by one forward pass over prompt and answer together.
+
+Rows are padded on the *right*: with causal attention no real token sees a pad, so neither attention mask nor position ids are needed, for any
+architecture. Which tokens are real follows from lengths, never from `ids != pad` (where pad is eos, that would drop the end of every answer).
+The output layer runs on the positions that predict answer tokens only, and in chunks: whole logits are the memory peak of every PPO we know.
+
+Legend: B rows, L tokens of the longest prompt and answer, T of the longest answer, N real answer tokens (row by row), H hidden size, V vocabulary.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+LOGITS_AT_ONCE = 1 << 25
+"""Most logits (positions x vocabulary) held at once: 128 MiB in fp32."""
+TOKENS_AT_ONCE = 8192
+"""Most tokens, padding included, of one forward pass where the rows of a micro-batch are not given."""
+
+
+class Batch(NamedTuple):
+    """Rows ready for a forward pass. The output at (row, column) predicts the answer token `target`."""
+
+    ids_BL: Tensor
+    row_N: Tensor
+    column_N: Tensor
+    target_N: Tensor
+
+
+def batch_of(prompts: Sequence[Sequence[int]], completions: Sequence[Sequence[int]], device: torch.device | str = "cpu") -> Batch:
+    """Prompts and answers side by side, padded on the right with 0. A prompt must have a token: something has to predict the answer's first."""
+    length = max(len(prompt) + len(completion) for prompt, completion in zip(prompts, completions, strict=True))
+    ids: list[list[int]] = []
+    row: list[int] = []
+    column: list[int] = []
+    target: list[int] = []
+    for number, (prompt, completion) in enumerate(zip(prompts, completions, strict=True)):
+        ids.append([*prompt, *completion] + [0] * (length - len(prompt) - len(completion)))
+        row += [number] * len(completion)
+        column += range(len(prompt) - 1, len(prompt) + len(completion) - 1)
+        target += completion
+    return Batch(*(torch.tensor(numbers, dtype=torch.long, device=device) for numbers in (ids, row, column, target)))
+
+
+def cut(lengths: Sequence[int], rows: int | None = None, tokens: int = TOKENS_AT_ONCE) -> list[list[int]]:
+    """Row numbers sorted by length and cut into micro-batches of at most `rows` rows; else of at most `tokens` tokens, padding included."""
+    batches: list[list[int]] = []
+    for index in sorted(range(len(lengths)), key=lambda i: (lengths[i], i)):
+        full = not batches or (len(batches[-1]) >= rows if rows else (len(batches[-1]) + 1) * lengths[index] > tokens)
+        if full:
+            batches.append([])
+        batches[-1].append(index)
+    return batches
+
+
+class TokenLogprobs(nn.Module):
+    """A causal language model (bare, or inside a peft model) whose forward pass gives what PPO needs of it, and no logits.
+
+    A module of its own, so that an engine (DDP, DeepSpeed) can wrap *it*: a forward pass that reaches around the wrapper loses gradients.
+    """
+
+    def __init__(self, model: Any, temperature: float = 1.0) -> None:
+        super().__init__()
+        self.model = model
+        self.temperature = temperature
+        self.softcap: float | None = getattr(model.config, "final_logit_softcapping", None)
+
+    def forward(self, batch: Batch, with_entropy: bool = False) -> tuple[Tensor, Tensor | None]:
+        """Log-probability of every target and, if asked, the entropy of its distribution: (N) float32 each, at the sampling temperature."""
+        hidden_BLH = self.model.get_decoder()(input_ids=batch.ids_BL, use_cache=False).last_hidden_state
+        hidden_NH = hidden_BLH[batch.row_N, batch.column_N]
+        head = self.model.get_output_embeddings()
+        step = max(1, LOGITS_AT_ONCE // head.weight.shape[0])
+        if hidden_NH.size(0) <= step:
+            return self._of_hidden(hidden_NH, batch.target_N, head, with_entropy)
+        parts = [
+            # Recomputed in the backward pass: kept, the chunks' logits would add up to the whole again.
+            checkpoint(self._of_hidden, hidden, target, head, with_entropy, use_reentrant=False)
+            for hidden, target in zip(torch.split(hidden_NH, step), torch.split(batch.target_N, step), strict=True)
+        ]
+        return torch.cat([part[0] for part in parts]), torch.cat([part[1] for part in parts]) if with_entropy else None
+
+    def _of_hidden(self, hidden_NH: Tensor, target_N: Tensor, head: nn.Module, with_entropy: bool) -> tuple[Tensor, Tensor | None]:
+        logits_NV = head(hidden_NH).float()
+        if self.softcap is not None:
+            logits_NV = torch.tanh(logits_NV / self.softcap) * self.softcap
+        return chosen_logprobs(logits_NV, target_N, self.temperature, with_entropy)
+
+
+def chosen_logprobs(logits_NV: Tensor, target_N: Tensor, temperature: float, with_entropy: bool = False) -> tuple[Tensor, Tensor | None]:
+    """log softmax(logits / temperature) of the targets and, if asked, the entropies: (N) each. The one formula of sampler and trainer."""
+    if temperature != 1.0:
+        logits_NV = logits_NV / temperature
+    normaliser_N = logits_NV.logsumexp(dim=-1)
+    logp_N = logits_NV.gather(-1, target_N[:, None])[:, 0] - normaliser_N
+    if not with_entropy:
+        return logp_N, None
+    return logp_N, normaliser_N - ((logits_NV - normaliser_N[:, None]).exp() * logits_NV).sum(dim=-1)
+
+
+class TokenValues(nn.Module):
+    """A decoder with a scalar head in fp32: the value of the state *before* each answer token, at the position that predicts it."""
+
+    def __init__(self, backbone: Any, hidden_size: int) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.head = nn.Linear(hidden_size, 1, dtype=torch.float32)
+        nn.init.zeros_(self.head.weight)
+        nn.init.zeros_(self.head.bias)
+
+    def forward(self, batch: Batch) -> Tensor:
+        """Values (N) float32."""
+        hidden_BLH = self.backbone(input_ids=batch.ids_BL, use_cache=False).last_hidden_state
+        values_N1: Tensor = self.head(hidden_BLH[batch.row_N, batch.column_N].float())
+        return values_N1[:, 0]
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """Answers cut into length-sorted micro-batches, and the way back: what a forward pass gives per real token becomes (B, T) in the rows' order."""
+
+    prompts: Sequence[Sequence[int]]
+    completions: Sequence[Sequence[int]]
+    micro_batch: int | None = None
+    device: torch.device | str = "cpu"
+
+    @property
+    def mask_BT(self) -> Tensor:
+        """True on real answer tokens."""
+        lengths_B = torch.tensor([len(completion) for completion in self.completions])
+        return torch.arange(int(lengths_B.max())) < lengths_B[:, None]
+
+    def batches(self) -> Iterator[tuple[list[int], Batch]]:
+        lengths = [len(prompt) + len(completion) for prompt, completion in zip(self.prompts, self.completions, strict=True)]
+        for rows in cut(lengths, self.micro_batch):
+            yield rows, batch_of([self.prompts[i] for i in rows], [self.completions[i] for i in rows], self.device)
+
+    @torch.no_grad()
+    def over(self, forward: Callable[[Batch], tuple[Tensor | None, ...]]) -> tuple[Tensor, ...]:
+        """Every output of `forward` (each (N) of its micro-batch) as (B, T) float32 on the CPU, 0 where masked. No gradients."""
+        mask_BT = self.mask_BT
+        found: list[Tensor] = []
+        for rows, batch in self.batches():
+            outputs = [output for output in forward(batch) if output is not None]
+            found = found or [torch.zeros(mask_BT.shape) for _ in outputs]
+            for whole_BT, output_N in zip(found, outputs, strict=True):
+                part_BT = torch.zeros(len(rows), mask_BT.size(1))
+                part_BT[mask_BT[rows]] = output_N.float().cpu()
+                whole_BT[rows] = part_BT
+        return tuple(found)
+
+
+def completion_logprobs(
+    model: Any,
+    prompts: Sequence[Sequence[int]],
+    completions: Sequence[Sequence[int]],
+    temperature: float = 1.0,
+    micro_batch: int | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Log-probabilities (B, T) float32 of the answers' tokens under a causal language model, 0 where masked, and the mask. No gradients."""
+    scorer = TokenLogprobs(model, temperature)
+    sweep = Sweep(prompts, completions, micro_batch, next(model.parameters()).device)
+    return sweep.over(scorer)[0], sweep.mask_BT
