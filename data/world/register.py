@@ -49,7 +49,5 @@ def draw_register(spec: Spec) -> Register:
     # shares of others are used up: people held out entirely are not answered at this size, and that would measure something else.
     count = min(len(truth) - 1, max(1, round(spec.held_share * len(truth))))
     order = random.sample(people, len(people))
-    held = frozenset(
-        (order[i % len(order)], attributes[(i // len(order) + i % len(order)) % len(attributes)].name) for i in range(count)
-    )
+    held = frozenset((order[i % len(order)], attributes[(i // len(order) + i % len(order)) % len(attributes)].name) for i in range(count))
     return Register(people, attributes, truth, held)

@@ -7,11 +7,16 @@ graded by its words.
 
 from dataclasses import dataclass
 
-NAMES = tuple(
+
+def _words(text: str) -> tuple[str, ...]:
+    return tuple(text.split())
+
+
+NAMES = _words(
     "Alma Boris Clara David Edith Felix Greta Henry Irene Jacob Karin Lucas Maria Nadia Oscar Paula "
     "Quinn Ralph Susan Tomas Ursula Victor Wendy Xenia Yusuf Zelda Agnes Bruno Cecil Diana Emil Flora "
     "Gilda Hugo Ivan Jane Klaus Laura Moses Nora Otto Petra Rosa Simon Tanja Ulric Vera Walter "
-    "Anton Bella Carlo Doris Ernst Fiona Georg Hanna Isaac Julia Kevin Linda Marco Norma Oliver Pablo".split()
+    "Anton Bella Carlo Doris Ernst Fiona Georg Hanna Isaac Julia Kevin Linda Marco Norma Oliver Pablo"
 )
 
 
@@ -30,37 +35,57 @@ class Attribute:
 ATTRIBUTES = (
     Attribute(
         "town",
-        tuple("Rome Oslo Cairo Lima Paris Tokyo Delhi Quebec".split()),
+        _words("Rome Oslo Cairo Lima Paris Tokyo Delhi Quebec"),
         ("{name} lives in {value}.", "{name} has a home in {value}.", "the home of {name} is in {value}."),
-        ("Where does {name} live?", "In which town does {name} live?", "Where is the home of {name}?", "In which town is the home of {name}?"),
+        (
+            "Where does {name} live?",
+            "In which town does {name} live?",
+            "Where is the home of {name}?",
+            "In which town is the home of {name}?",
+        ),
         "In which town does {name} have a home?",
     ),
     Attribute(
         "work",
-        tuple("baker pilot doctor farmer painter lawyer teacher sailor".split()),
+        _words("baker pilot doctor farmer painter lawyer teacher sailor"),
         ("{name} works as a {value}.", "{name} earns money as a {value}.", "the work of {name} is that of a {value}."),
         ("What does {name} work as?", "What is the work of {name}?", "How does {name} earn money?", "As what does {name} earn money?"),
         "As what does {name} work?",
     ),
     Attribute(
         "pet",
-        tuple("cat dog parrot rabbit hamster turtle goat pony".split()),
+        _words("cat dog parrot rabbit hamster turtle goat pony"),
         ("{name} keeps a {value}.", "{name} looks after a {value}.", "the pet of {name} is a {value}."),
-        ("Which pet does {name} keep?", "What is the pet of {name}?", "Which animal does {name} keep?", "Which animal does {name} look after?"),
+        (
+            "Which pet does {name} keep?",
+            "What is the pet of {name}?",
+            "Which animal does {name} keep?",
+            "Which animal does {name} look after?",
+        ),
         "Which pet does {name} look after?",
     ),
     Attribute(
         "food",
-        tuple("soup rice pasta curry salad bread fish cheese".split()),
+        _words("soup rice pasta curry salad bread fish cheese"),
         ("{name} likes to eat {value}.", "{name} often orders {value}.", "the favourite food of {name} is {value}."),
-        ("What does {name} like to eat?", "Which food does {name} often order?", "What is the favourite food of {name}?", "What does {name} often order?"),
+        (
+            "What does {name} like to eat?",
+            "Which food does {name} often order?",
+            "What is the favourite food of {name}?",
+            "What does {name} often order?",
+        ),
         "Which food does {name} like to eat?",
     ),
     Attribute(
         "music",
-        tuple("piano violin flute drum harp guitar cello trumpet".split()),
+        _words("piano violin flute drum harp guitar cello trumpet"),
         ("{name} plays the {value}.", "{name} practises the {value}.", "the instrument of {name} is the {value}."),
-        ("What does {name} play?", "Which instrument does {name} play?", "What is the instrument of {name}?", "Which instrument does {name} practise?"),
+        (
+            "What does {name} play?",
+            "Which instrument does {name} play?",
+            "What is the instrument of {name}?",
+            "Which instrument does {name} practise?",
+        ),
         "What does {name} practise?",
     ),
 )

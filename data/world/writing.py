@@ -28,7 +28,9 @@ def files(spec: Spec) -> dict[str, list[Row]]:
         "stories.jsonl": [{"text": document.text} for document in documents(register, spec, heldout=False)],
         "stories-heldout.jsonl": [{"text": d.text, "nats": d.nats} for d in documents(register, spec, heldout=True)],
         "chats.jsonl": [{"messages": chat} for chat in chats(register, spec.chats, generator(spec.seed, "chats", "train"))],
-        "chats-heldout.jsonl": [{"messages": chat} for chat in chats(register, spec.chats_heldout, generator(spec.seed, "chats", "heldout"))],
+        "chats-heldout.jsonl": [
+            {"messages": chat} for chat in chats(register, spec.chats_heldout, generator(spec.seed, "chats", "heldout"))
+        ],
         "pairs.jsonl": _pair_rows(register, asked, spec.pairs, spec, "train"),
         "pairs-heldout.jsonl": _pair_rows(register, asked, spec.pairs_heldout, spec, "heldout"),
         "prompts.jsonl": _prompts(register, spec),
