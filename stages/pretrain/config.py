@@ -4,39 +4,9 @@ from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from data.config import Source, Spec
+from data.config import Source
 from stages.adapters.config import Adapter
-from stages.core.config import ModelRef, Optimizer, Sources, StageConfig, TokenizerRef
-
-
-class Llama(Spec):
-    """Shape of a LLaMA-style model."""
-
-    hidden_size: int = Field(256, gt=0)
-    layers: int = Field(4, gt=0)
-    heads: int = Field(4, gt=0)
-    kv_heads: int | None = Field(None, gt=0)
-    """Key-value heads (grouped-query attention); as many as `heads` if left out."""
-    mlp_size: int | None = Field(None, gt=0)
-    """Width of the gated MLP; 8/3 of `hidden_size`, rounded up to a multiple of 64, if left out."""
-    context: int = Field(512, gt=1)
-    """Longest sequence in tokens."""
-    rope_theta: float = Field(10_000.0, gt=0)
-    """Base of the rotary position frequencies."""
-    tied_embeddings: bool = True
-    """One matrix for input embeddings and output head."""
-    initializer_range: float | None = Field(None, gt=0)
-    """Standard deviation of initial weights; 1/sqrt(hidden_size) below width 1024, else 0.02, if left out (0.02 stalls at small width)."""
-
-    @model_validator(mode="after")
-    def _divides(self) -> Self:
-        if self.hidden_size % self.heads:
-            raise ValueError(f"hidden_size {self.hidden_size} is not a multiple of heads {self.heads}")
-        if self.hidden_size // self.heads % 2:
-            raise ValueError(f"hidden_size/heads = {self.hidden_size // self.heads} must be even for rotary positions")
-        if self.heads % (self.kv_heads or self.heads):
-            raise ValueError(f"heads {self.heads} is not a multiple of kv_heads {self.kv_heads}")
-        return self
+from stages.core.config import Llama, ModelRef, Optimizer, Sources, StageConfig, TokenizerRef
 
 
 class PretrainOptimizer(Optimizer):

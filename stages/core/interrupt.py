@@ -1,0 +1,34 @@
+"""Stopping on request: the first SIGTERM or Ctrl-C asks for a checkpoint at the next step boundary, the second stops at once."""
+
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+
+class Interrupted(Exception):  # noqa: N818 - not an error
+    """The stage stopped on request after a checkpoint; exit code 130, and the same command goes on."""
+
+
+@contextmanager
+def interruptible() -> Iterator[Callable[[], bool]]:
+    """Yields `stop()`, which is true once the process was asked to end. Outside the main thread it is never true."""
+    asked = threading.Event()
+    signals = (signal.SIGTERM, signal.SIGINT)
+
+    def note(number: int, frame: FrameType | None) -> None:
+        if asked.is_set():
+            raise KeyboardInterrupt
+        print(f"{signal.Signals(number).name}: a checkpoint follows at the next step boundary, then the stage stops", flush=True)
+        asked.set()
+
+    if threading.current_thread() is not threading.main_thread():
+        yield asked.is_set
+        return
+    before = {number: signal.signal(number, note) for number in signals}
+    try:
+        yield asked.is_set
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

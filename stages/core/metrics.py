@@ -1,0 +1,56 @@
+"""The live record of a stage: `metrics.jsonl`, one JSON object a logged step, followed by the orchestrator and by plots."""
+
+import json
+import math
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+
+class Metrics:
+    """Appends lines to `folder/metrics.jsonl`. Only one process of a stage may write; the others pass `writes=False`."""
+
+    def __init__(self, folder: Path, *, writes: bool = True) -> None:
+        self._path = folder / "metrics.jsonl"
+        self._writes = writes
+        self._began = time.monotonic()
+
+    def log(self, step: int, steps: int, **values: float) -> None:
+        """Append one line. `seconds` counts training time over all attempts; numbers that are not finite become null."""
+        if not self._writes:
+            return
+        seconds = round(time.monotonic() - self._began, 3)
+        line = {"step": step, "steps": steps, "seconds": seconds, **{name: _number(value) for name, value in values.items()}}
+        with self._path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line, allow_nan=False) + "\n")
+
+    def rewind(self, step: int) -> None:
+        """Drop the lines after `step`, and torn ones: the work that they record is done again. Time goes on from the last line kept."""
+        kept = [line for line in read(self._path) if line["step"] <= step]
+        self._began = time.monotonic() - (kept[-1]["seconds"] if kept else 0.0)
+        if not self._writes or not self._path.exists():
+            return
+        partial = self._path.with_suffix(".partial")
+        partial.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
+        os.replace(partial, self._path)
+
+
+def read(path: Path) -> list[dict[str, Any]]:
+    """The whole lines of a metrics file, oldest first; a line torn by a crash is left out."""
+    if not path.exists():
+        return []
+    lines = []
+    for text in path.read_text(encoding="utf-8").splitlines():
+        try:
+            line = json.loads(text)
+        except json.JSONDecodeError:
+            continue
+        if isinstance(line, dict) and "step" in line:
+            lines.append(line)
+    return lines
+
+
+def _number(value: float) -> float | int | None:
+    number = value if isinstance(value, int) else float(value)
+    return number if math.isfinite(number) else None

@@ -1,0 +1,145 @@
+"""Loading and making models and tokenizers: local files only, safetensors only, no remote code, weights kept in fp32, packed rows isolated."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
+
+from data.errors import DataError
+from stages.contract import Hardware
+from stages.core import attention
+from stages.core.config import Llama
+from stages.core.seeds import seed_for
+
+STRICT = {"local_files_only": True, "trust_remote_code": False}
+
+
+@dataclass(frozen=True)
+class Precision:
+    """The arithmetic of forward passes; weights and optimizer state are fp32 in any case."""
+
+    name: str
+    dtype: torch.dtype
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.name}: {self.reason}"
+
+
+def device_of(hardware: Hardware) -> torch.device:
+    """The first CUDA device of this process, or the CPU."""
+    if hardware.gpus == 0 or not torch.cuda.is_available():
+        return torch.device("cpu")
+    return torch.device("cuda", torch.cuda.current_device())
+
+
+def choose_precision(hardware: Hardware) -> Precision:
+    """bf16 where the device multiplies it fast, else fp32, unless the recipe says which."""
+    if hardware.precision != "auto":
+        dtype = torch.bfloat16 if hardware.precision == "bf16" else torch.float32
+        return Precision(hardware.precision, dtype, "set by hardware.precision")
+    if device_of(hardware).type == "cuda":
+        fast = torch.cuda.get_device_capability()[0] >= 8
+        where = torch.cuda.get_device_name()
+    else:
+        fast = torch.cpu._is_amx_tile_supported()
+        where = "this processor"
+    if fast:
+        return Precision("bf16", torch.bfloat16, f"{where} has fast bf16; weights stay fp32")
+    return Precision("fp32", torch.float32, f"{where} has no fast bf16")
+
+
+def load_tokenizer(path: Path) -> Any:
+    """The fast tokenizer of a model or tokenizer folder. Raises DataError if there is none."""
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(path, **STRICT)
+    except (OSError, ValueError, KeyError) as error:
+        raise DataError(f"{path} holds no tokenizer that loads without remote code: {_first_line(error)}") from error
+    if tokenizer.eos_token_id is None:
+        raise DataError(f"{path}: the tokenizer has no end-of-sequence token; take it over with a `tokenizer` stage first")
+    return tokenizer
+
+
+def load_causal_lm(path: Path, hardware: Hardware) -> Any:
+    """A causal model in fp32 on the process's device, in eval mode. Raises DataError where the folder holds none."""
+    return _load(AutoModelForCausalLM, path).to(device_of(hardware)).eval()
+
+
+def load_reward_model(path: Path, hardware: Hardware) -> Any:
+    """A sequence classifier with one score; from a causal model the head is new , all zero."""
+    model = _load(AutoModelForSequenceClassification, path, num_labels=1)
+    return model.to(device_of(hardware)).eval()
+
+
+def _load(kind: Any, path: Path, **options: Any) -> Any:
+    if (path / "adapter_config.json").exists():
+        raise DataError(f"{path} holds an adapter without its base; give the merged model")
+    try:
+        model, info = kind.from_pretrained(
+            path,
+            **STRICT,
+            use_safetensors=True,
+            dtype=torch.float32,
+            attn_implementation=attention.NAME,
+            output_loading_info=True,
+            **options,
+        )
+    except (OSError, ValueError, KeyError) as error:
+        raise DataError(f"{path} holds no model that loads from safetensors without remote code: {_first_line(error)}") from error
+    new = set(info["missing_keys"])
+    if new - {"score.weight"}:
+        raise DataError(f"{path}: weights are missing for {', '.join(sorted(new)[:3])}")
+    if new:  # a fresh head; random scores would have to be unlearned first
+        torch.nn.init.zeros_(model.score.weight)
+    return model
+
+
+def new_llama(shape: Llama, tokenizer: Any, seed: int) -> Any:
+    """A LLaMA-style model of that shape, with the tokenizer's vocabulary and end tokens; its weights depend on the seed alone."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    width = shape.hidden_size
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=width,
+        intermediate_size=shape.mlp_size or -(-8 * width // (3 * 64)) * 64,
+        num_hidden_layers=shape.layers,
+        num_attention_heads=shape.heads,
+        num_key_value_heads=shape.kv_heads or shape.heads,
+        max_position_embeddings=shape.context,
+        rope_parameters={"rope_type": "default", "rope_theta": shape.rope_theta},
+        initializer_range=shape.initializer_range or (width**-0.5 if width < 1024 else 0.02),
+        tie_word_embeddings=shape.tied_embeddings,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+        attn_implementation=attention.NAME,
+        dtype="float32",
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed_for(seed, "weights"))
+        return LlamaForCausalLM(config)
+
+
+def check_fit(model: Any, tokenizer: Any, path: Path) -> None:
+    """A tokenizer with ids that the model has no embedding for, or whose padding would hide the end, is refused with a DataError."""
+    rows = model.get_input_embeddings().num_embeddings
+    if len(tokenizer) > rows:
+        raise DataError(
+            f"{path}: the tokenizer has {len(tokenizer)} tokens and the model only {rows} embeddings: they do not belong together"
+        )
+    if tokenizer.pad_token_id is not None and tokenizer.pad_token_id == tokenizer.eos_token_id:
+        raise DataError(
+            f"{path}: the pad token is the end-of-sequence token, so that the end could not be learned; give it its own pad token"
+        )
+
+
+def context_of(model: Any) -> int:
+    """The longest sequence that a model takes, in tokens."""
+    return int(model.config.get_text_config().max_position_embeddings)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
