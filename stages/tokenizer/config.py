@@ -4,7 +4,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from data.config import Source
+from data.config import Source, Takes
 from stages.core.config import StageConfig
 
 
@@ -17,8 +17,8 @@ class Tokenizer(StageConfig):
     """Text to train on: plain text or chats. Not needed with `existing`."""
     vocab_size: int = Field(4096, ge=300)
     """Tokens in all: special ones and the 256 bytes included."""
-    existing: str | None = None
-    """Folder or `hub:owner/name` of a tokenizer to take instead of training one; pad token and chat template are added where missing."""
+    existing: Annotated[str | None, Takes("tokenizer", "causal-lm")] = None
+    """Folder (`./name`) or `hub:owner/name` of a tokenizer to take instead of training one; pad token and chat template are added where missing."""
     template: Literal["turns", "chatml"] = "turns"
     """Chat template of a new tokenizer, with generation markers. `turns` spends one special token on each speaker; `chatml` is the ChatML form."""
     held_out: Annotated[float, Field(gt=0, lt=0.5)] = 0.02
