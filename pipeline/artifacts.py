@@ -1,0 +1,62 @@
+"""What lies in a folder that a recipe names: its kind, its content's digest, and what it says of itself."""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from pipeline.errors import suggestion
+from stages.contract import Artifact
+
+MANIFEST = "manifest.json"
+
+
+def inspect(folder: Path) -> Artifact | str:
+    """What an artifact's folder says of itself, or a sentence on why it is none."""
+    if not folder.is_dir():
+        names = [entry.name for entry in folder.parent.iterdir()] if folder.parent.is_dir() else []
+        return f"there is no folder {folder}{suggestion(folder.name, names)}"
+    if (folder / "artifact").is_dir():
+        return f"{folder} is a stage's folder; its model is in {folder / 'artifact'}"
+    try:
+        if (folder / "artifact.json").is_file():
+            return Artifact.model_validate_json((folder / "artifact.json").read_bytes())
+        return _foreign(folder)
+    except (OSError, ValueError, ValidationError) as error:
+        return f"{folder} cannot be read: {' '.join(str(error).split())[:200]}"
+
+
+def _foreign(folder: Path) -> Artifact | str:
+    """The kind of a folder that another program wrote."""
+    tokenizer = file_digest(folder / "tokenizer.json") if (folder / "tokenizer.json").is_file() else None
+    if (folder / "adapter_config.json").is_file() and not (folder / "config.json").is_file():
+        return f"{folder} holds an adapter without its model; merge it first, or train it in a stage of this recipe"
+    if (folder / "config.json").is_file():
+        names = json.loads((folder / "config.json").read_bytes()).get("architectures") or []
+        scores = any(str(name).endswith("ForSequenceClassification") for name in names)
+        return Artifact(kind="reward-model" if scores else "causal-lm", tokenizer_digest=tokenizer)
+    if tokenizer or (folder / "tokenizer_config.json").is_file():
+        return Artifact(kind="tokenizer", tokenizer_digest=tokenizer)
+    if any(entry.is_file() for entry in folder.iterdir()):
+        return Artifact(kind="dataset") if not (folder / MANIFEST).exists() else f"{folder} holds no artifact"
+    return f"{folder} is empty"
+
+
+def file_digest(file: Path) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def listing(folder: Path) -> dict[str, dict[str, Any]]:
+    """Regular files below a folder: relative name to size and SHA-256, sorted. Hidden files and links say nothing of an artifact."""
+    files = sorted(file for file in folder.rglob("*") if file.is_file() and not file.is_symlink())
+    names = {file.relative_to(folder).as_posix(): file for file in files if not file.name.startswith(".")}
+    return {name: {"size": file.stat().st_size, "sha256": file_digest(file)} for name, file in names.items()}
+
+
+def content_digest(files: dict[str, dict[str, Any]]) -> str:
+    """One digest of a listing: the same wherever the folder lies."""
+    lines = "".join(f"{entry['sha256']} {name}\n" for name, entry in sorted(files.items()))
+    return hashlib.sha256(lines.encode()).hexdigest()

@@ -1,0 +1,160 @@
+"""Says pydantic's errors in the recipe's words: where, what was found, what was wanted, and the nearest name."""
+
+import json
+import types
+from collections.abc import Iterator
+from typing import Annotated, Any, Union, get_args, get_origin
+
+from pydantic import BaseModel, ValidationError
+
+from pipeline.errors import Problem, suggestion
+from pipeline.reading import Document, Place, dotted
+
+_CONTAINERS = ("dict_type", "model_type", "tuple_type", "list_type")
+_SCALARS = ("string_type", "int_type", "float_type", "bool_type", "literal_error")
+
+
+def complaints(error: ValidationError, model: type[BaseModel], document: Document, prefix: Place) -> list[Problem]:
+    """Problems of one validated mapping that stands at `prefix` in the document."""
+    found: dict[Place, list[dict[str, Any]]] = {}
+    for item in error.errors(include_url=False):
+        path = _written(item["loc"], document, prefix, item["type"])
+        found.setdefault(path, []).append(dict(item))
+    problems = []
+    for path, items in found.items():
+        inner = any(other != path and other[: len(path)] == path for other in found)
+        problems += _at(path, items, model, document, prefix, inner=inner)
+    return problems
+
+
+def _written(loc: tuple[Any, ...], document: Document, prefix: Place, kind: str) -> Place:
+    """The path as the recipe has it: pydantic puts names of union arms into it, which nobody wrote."""
+    value = _value(document, prefix)
+    path = prefix
+    for number, part in enumerate(loc):
+        last = number == len(loc) - 1
+        if isinstance(value, dict) and (part in value or (last and kind == "missing")):
+            path, value = (*path, part), value.get(part)
+        elif isinstance(value, list) and isinstance(part, int) and part < len(value):
+            path, value = (*path, part), value[part]
+    return path
+
+
+def _value(document: Document, path: Place) -> Any:
+    value = document.value
+    for part in path:
+        value = value[part]
+    return value
+
+
+def _at(
+    path: Place, items: list[dict[str, Any]], model: type[BaseModel], document: Document, prefix: Place, *, inner: bool
+) -> list[Problem]:
+    """Problems at one place. Where a union was tried, only the arms that the value looks like are told of."""
+    where, name = document.place(path), dotted(path)
+    special = [
+        _special(item, path, model, document, prefix) for item in items if item["type"] in ("extra_forbidden", "missing", "value_error")
+    ]
+    if special:
+        return [Problem(where, name, message) for message in dict.fromkeys(special)]
+    value = items[0]["input"]
+    fitting = [item for item in items if _fits(item["type"], value)]
+    if inner and not [item for item in fitting if item["type"] != "too_short"]:  # what is wrong inside is told by itself
+        return []
+    wanted = list(dict.fromkeys(_wanted(item) for item in fitting or items))
+    return [Problem(where, name, f"found {shown(value)}, wanted {' or '.join(wanted)}{_hint(value, items)}")]
+
+
+def _fits(kind: str, value: object) -> bool:
+    """Whether an arm of a union that failed in this way is one that the value looks like."""
+    scalar = not isinstance(value, dict | list)
+    return scalar if kind in _SCALARS else not scalar if kind in _CONTAINERS else True
+
+
+def _special(item: dict[str, Any], path: Place, model: type[BaseModel], document: Document, prefix: Place) -> str:
+    if item["type"] == "value_error":
+        return str(item["msg"]).removeprefix("Value error, ")
+    value = _value(document, path[:-1])
+    parents = list(models_at(model, path[len(prefix) : -1], value))
+    if item["type"] == "missing":
+        description = next(
+            (parent.model_fields[item["loc"][-1]].description for parent in parents if item["loc"][-1] in parent.model_fields), None
+        )
+        return "is missing" + (f": {' '.join(description.split())}" if description else "")
+    known = [name for parent in parents for name in parent.model_fields if name not in value]
+    return f"unknown key{suggestion(path[-1], known) or '; known: ' + ', '.join(known)}"
+
+
+def _wanted(item: dict[str, Any]) -> str:
+    context = item.get("ctx", {})
+    match item["type"]:
+        case "literal_error":
+            return str(context["expected"])
+        case "model_type" | "dict_type":
+            return "a mapping"
+        case "tuple_type" | "list_type":
+            return "a list"
+        case "string_type":
+            return "a text"
+        case "int_type" | "int_from_float":
+            return "a whole number"
+        case "float_type":
+            return "a number"
+        case "bool_type":
+            return "true or false"
+        case "too_short":
+            return f"at least {context['min_length']} of them"
+        case "string_pattern_mismatch":
+            return f"a text like {context['pattern']}"
+    message = str(item["msg"])
+    return message.removeprefix("Input should be ").removeprefix("Value should be ")
+
+
+def _hint(value: object, items: list[dict[str, Any]]) -> str:
+    if isinstance(value, str):
+        expected = [
+            word.strip("' ")
+            for item in items
+            if item["type"] == "literal_error"
+            for word in item["ctx"]["expected"].replace(" or ", ",").split(",")
+        ]
+        if expected:
+            return suggestion(value, expected)
+        if any(item["type"] in ("int_type", "float_type", "bool_type") for item in items) and value.replace(".", "").isalnum():
+            return "; a number in quotes is a text" if value.replace(".", "").isdigit() else ""
+    return ""
+
+
+def shown(value: object, width: int = 60) -> str:
+    """A value as the recipe would write it, cut to one short line."""
+    text = f"'{value}'" if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
+    return text if len(text) <= width else text[: width - 1] + "…"
+
+
+def models_at(annotation: Any, path: Place, value: object) -> Iterator[type[BaseModel]]:
+    """Models that may stand at a path below an annotation; an arm of a union whose `kind` differs from the value's is left out."""
+    arms = list(arms_of(annotation))
+    if not path:
+        models = [arm for arm in arms if isinstance(arm, type) and issubclass(arm, BaseModel)]
+        kind = value.get("kind") if isinstance(value, dict) else None
+        yield from [arm for arm in models if "kind" in arm.model_fields and arm.model_fields["kind"].default == kind] or models
+        return
+    step, rest = path[0], path[1:]
+    for arm in arms:
+        if isinstance(arm, type) and issubclass(arm, BaseModel):
+            if step in arm.model_fields:
+                yield from models_at(arm.model_fields[str(step)].annotation, rest, value)
+        elif get_args(arm):
+            yield from models_at(get_args(arm)[-1 if get_origin(arm) is dict else 0], rest, value)
+
+
+def arms_of(annotation: Any) -> Iterator[Any]:
+    """What a type may be, without `Annotated` and `|`."""
+    origin = get_origin(annotation)
+    if origin is Annotated:
+        yield from arms_of(get_args(annotation)[0])
+    elif origin in (Union, types.UnionType):
+        for arm in get_args(annotation):
+            yield from arms_of(arm)
+    else:
+        yield annotation

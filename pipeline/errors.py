@@ -1,0 +1,51 @@
+"""What goes wrong in the orchestrator. Every message is written for the person who reads it and is printed without a traceback.
+
+PipelineError
+├── RecipeError   the command line, the recipe or the data is wrong; nothing was started   exit 2
+├── HeldError     another process works on this run                                          exit 3
+└── StoreError    what lies in the run directory cannot be used                              exit 1
+"""
+
+import difflib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing that is wrong, where, and what was wanted."""
+
+    where: str
+    """`file:line`, or the override on the command line."""
+    path: str
+    """Dotted path of the field; empty where the file as a whole is meant."""
+    message: str
+
+    def __str__(self) -> str:
+        return ": ".join(part for part in (self.where, self.path, self.message) if part)
+
+
+class PipelineError(Exception):
+    """Base of what this program says in one sentence."""
+
+
+class RecipeError(PipelineError):
+    """All that is wrong with a recipe, at once."""
+
+    def __init__(self, problems: Sequence[Problem] | str) -> None:
+        self.problems = [Problem("", "", problems)] if isinstance(problems, str) else list(problems)
+        super().__init__("\n".join(map(str, self.problems)))
+
+
+class HeldError(PipelineError):
+    """Another process holds the run."""
+
+
+class StoreError(PipelineError):
+    """A file in the run directory is not what it should be."""
+
+
+def suggestion(found: object, known: Iterable[str]) -> str:
+    """`; did you mean 'x'?`, or nothing if no known name is near."""
+    near = difflib.get_close_matches(str(found), list(known), n=1, cutoff=0.6)
+    return f"; did you mean '{near[0]}'?" if near else ""

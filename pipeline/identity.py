@@ -1,0 +1,155 @@
+"""Identity: what a stage computes, as canonical text, and its fingerprint.
+
+    fingerprint = sha256(kind, version, settings, contents of inputs, seed)[:12]
+
+References stand by the fingerprint of what they name, data by its content, code by its content; paths, names of stages and every field
+marked `Context` bear none. What has no canonical form raises: a `str()` of it would make two different things equal, or one thing two.
+"""
+
+import hashlib
+import json
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel
+
+from data.config import Source
+from data.errors import DataError
+from pipeline.artifacts import content_digest, file_digest, inspect, listing
+from pipeline.errors import Problem, RecipeError
+from pipeline.recipe import Recipe
+from pipeline.references import HUB, Field, Reference, children, is_context
+
+CODE = re.compile(r"([^:\s]+\.py):([A-Za-z_]\w*)\Z")
+"""A function in a file of the user's: `file.py:function`."""
+
+
+@dataclass(frozen=True)
+class Identity:
+    """What a stage computes."""
+
+    value: dict[str, Any]
+    """Canonical: mappings, lists, texts, whole numbers, floats, truth values and nulls."""
+
+    @property
+    def fingerprint(self) -> str:
+        return hashlib.sha256(canonical_json(self.value).encode()).hexdigest()[:12]
+
+
+def canonical_json(value: Any) -> str:
+    """One text for one value. Raises TypeError or ValueError for a value without one."""
+    _refuse(value)
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+
+
+def _refuse(value: Any) -> None:
+    if isinstance(value, dict):
+        if not all(isinstance(key, str) for key in value):
+            raise TypeError(f"keys must be texts to have a canonical form: {list(value)}")
+        for item in value.values():
+            _refuse(item)
+    elif isinstance(value, list):
+        for item in value:
+            _refuse(item)
+    elif type(value) not in (str, int, float, bool, type(None)) or (type(value) is float and not math.isfinite(value)):
+        raise TypeError(f"no canonical form: {value!r} ({type(value).__name__})")
+
+
+def identities(recipe: Recipe, pins: Mapping[str, str] | None = None) -> dict[str, Identity]:
+    """Identity of every stage; `pins` has the commits of Hub repositories. Raises RecipeError with all data that cannot be found."""
+    known: dict[str, Identity] = {}
+    problems: list[Problem] = []
+    for name in recipe.stages:
+        reader = _Reader(recipe, name, known, pins or {}, problems)
+        known[name] = Identity(reader.identity())
+    if problems:
+        raise RecipeError(problems)
+    return known
+
+
+class _Reader:
+    """Turns one stage's settings into their canonical form."""
+
+    def __init__(self, recipe: Recipe, stage: str, known: Mapping[str, Identity], pins: Mapping[str, str], problems: list[Problem]) -> None:
+        self.recipe, self.stage, self.known, self.pins, self.problems = recipe, stage, known, pins, problems
+
+    def identity(self) -> dict[str, Any]:
+        config = self.recipe.stages[self.stage]
+        settings = self._canonical(Field("", config, ()), type(config))
+        kind = settings.pop("kind")
+        return {"kind": kind, "version": config.version, "seed": self.recipe.seed, "config": settings}
+
+    def _canonical(self, field: Field, annotation: Any) -> Any:
+        value = field.value
+        if isinstance(value, Source):
+            return self._source(field, value)
+        if isinstance(value, str) and (reference := field.reference()) is not None:
+            return self._artifact(reference)
+        if isinstance(value, str) and (code := CODE.match(value)):
+            return self._code(field, code[1], code[2])
+        inner = list(children(field, annotation))
+        if isinstance(value, BaseModel | dict):
+            names = [name for name in (type(value).model_fields if isinstance(value, BaseModel) else value)]
+            return {name: self._canonical(*child) for name, child in zip(names, inner, strict=True) if not is_context(child[0])}
+        if isinstance(value, list | tuple):
+            return [self._canonical(*child) for child in inner]
+        return value
+
+    def _artifact(self, reference: Reference) -> dict[str, str]:
+        if reference.form == "stage":
+            return {"artifact": self.known[reference.value].fingerprint}
+        if reference.form == "hub":
+            return {"hub": pinned(reference.value, self.pins)}
+        folder = self.recipe.root / reference.value
+        found = inspect(folder)
+        if isinstance(found, str):
+            self._problem(reference.field, found)
+            return {}
+        if found.kind not in reference.kinds:
+            self._problem(reference.field, f"{folder} holds a {found.kind}; wanted {' or '.join(reference.kinds)}")
+        return {"files": content_digest(listing(folder))}
+
+    def _source(self, field: Field, source: Source) -> dict[str, Any]:
+        plain = {
+            name: child
+            for name, child in zip(type(source).model_fields, children(field, Source), strict=True)
+            if name not in ("path", "stage")
+        }
+        settings = {name: self._canonical(*child) for name, child in plain.items()}
+        return {**self._content(field, source), **settings}
+
+    def _content(self, field: Field, source: Source) -> dict[str, Any]:
+        from data.sources import digest, resolve
+
+        if source.stage in self.known:
+            return {"artifact": self.known[source.stage].fingerprint, "path": source.path}
+        if source.path.startswith(HUB):
+            return {"hub": pinned(source.path, self.pins)}
+        try:
+            folder = self.recipe.root / source.stage if source.stage else None
+            return {"files": digest(resolve(source, self.recipe.root, folder))}
+        except (DataError, OSError) as error:
+            self._problem(f"{field.path}.path", str(error))
+            return {}
+
+    def _code(self, field: Field, file: str, function: str) -> dict[str, str]:
+        path = self.recipe.root / file
+        if not path.is_file():
+            self._problem(field.path, f"there is no file {path}")
+            return {}
+        return {"code": file_digest(path), "function": function}
+
+    def _problem(self, field: str, message: str) -> None:
+        self.problems.append(self.recipe.problem(self.stage, field, message))
+
+
+def pinned(name: str, pins: Mapping[str, str]) -> str:
+    """A `hub:` name with the commit that the run has settled on, where it has."""
+    repository, _, rest = name.removeprefix(HUB).partition(":")
+    commit = pins.get(repository)
+    settled = f"{HUB}{repository.partition('@')[0]}@{commit}" if commit else f"{HUB}{repository}"
+    return f"{settled}:{rest}" if rest else settled

@@ -1,0 +1,87 @@
+"""One process at a time works on a run.
+
+The lock is an `flock` on an open file whose descriptor the stage process inherits: it ends with the last process that could write,
+so an orchestrator killed with -9 does not free it while its stage lives on.
+"""
+
+import fcntl
+import json
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pipeline.errors import HeldError
+from pipeline.store import now
+
+
+@dataclass
+class Lock:
+    """A lock that is held; `descriptor` goes to every child."""
+
+    descriptor: int
+    holder: dict[str, Any]
+
+    def tell(self, **values: Any) -> None:
+        """Says in the lock's file who holds it and what runs, for the message that another process prints."""
+        self.holder.update(values)
+        text = json.dumps(self.holder).encode()
+        os.ftruncate(self.descriptor, 0)
+        os.pwrite(self.descriptor, text, 0)
+
+
+@contextmanager
+def held(file: Path) -> Iterator[Lock]:
+    """Holds the lock. Raises HeldError, naming the holder, if another process does."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise HeldError(f"{file.parent} is held by {describe(file)}; wait for it, or stop it with: kill {_pid(file)}") from error
+        lock = Lock(descriptor, {})
+        lock.tell(pid=os.getpid(), host=socket.gethostname(), since=now())
+        yield lock
+    finally:
+        # Closing frees the lock only when no child holds the same open file.
+        os.close(descriptor)
+
+
+def is_held(file: Path) -> bool:
+    """Whether some process works on the run now."""
+    try:
+        descriptor = os.open(file, os.O_RDONLY)
+    except FileNotFoundError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False
+
+
+def holder(file: Path) -> dict[str, Any]:
+    """Who wrote the lock's file last."""
+    try:
+        found = json.loads(file.read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def describe(file: Path) -> str:
+    who = holder(file)
+    stage = f", which runs stage {who['stage']} as process {who['stage_pid']}" if "stage" in who else ""
+    return f"process {who.get('pid', 'unknown')} on {who.get('host', 'an unknown host')} since {who.get('since', 'an unknown time')}{stage}"
+
+
+def _pid(file: Path) -> object:
+    who = holder(file)
+    alive = who.get("pid") and Path(f"/proc/{who['pid']}").exists()
+    return who.get("pid") if alive else f"-- -{who['stage_pid']}" if "stage_pid" in who else "PID"

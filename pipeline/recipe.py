@@ -1,0 +1,145 @@
+"""A recipe: an ordered mapping of named stages, read from YAML and checked as a whole.
+
+Nothing here knows a stage by name: the registry says which settings class belongs to a `kind`.
+"""
+
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field, ValidationError
+
+from data.config import Spec
+from pipeline import overrides
+from pipeline.complaints import complaints, shown
+from pipeline.errors import Problem, RecipeError, suggestion
+from pipeline.reading import Document, dotted, read_recipe
+from pipeline.references import Reference, reference_problems, references
+from stages.contract import Checkpoints, Hardware
+from stages.core.config import StageConfig
+from stages.registry import STAGES, config_class
+
+NAME = r"^[a-z0-9][a-z0-9._-]{0,63}$"
+RESERVED = ("recipe.yaml", "overrides.json", "hub.json", "events.jsonl", "lock")
+"""Files of the run directory, beside which a stage's folder stands."""
+
+
+class Head(Spec):
+    """One recipe: a chain of stages, each of which takes only from the stages above it."""
+
+    name: str = Field(pattern=NAME)
+    """Name of the run directory: lower-case letters, digits, dots, dashes and underscores."""
+    seed: int = Field(0, ge=0, lt=2**63)
+    """All randomness of every stage follows from it."""
+    hardware: Hardware = Hardware()
+    """How the run is carried out; changing it reruns nothing."""
+    checkpoints: Checkpoints = Checkpoints()
+    """How often a stage can be resumed from; changing it reruns nothing."""
+    stages: dict[str, dict[str, Any]] = Field(min_length=1)
+    """Stages by name, in order."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A recipe without a mistake that can be seen in the file alone."""
+
+    name: str
+    seed: int
+    hardware: Hardware
+    checkpoints: Checkpoints
+    stages: dict[str, StageConfig]
+    references: dict[str, list[Reference]]
+    """By stage: what it takes, by dotted field path."""
+    file: Path
+    """The recipe's file, as it was named."""
+    root: Path
+    """Folder that relative paths in the recipe start from."""
+    text: str
+    """The bytes given."""
+    overrides: tuple[str, ...]
+    document: Document
+    """For the lines of later complaints."""
+
+    def problem(self, stage: str, field: str, message: str) -> Problem:
+        """A complaint about a field of a stage, with its line."""
+        parts = [int(part) if part.isdecimal() else part for part in field.split(".") if part]
+        path = ("stages", stage, *parts)
+        return Problem(self.document.place(path), dotted(path), message)
+
+
+def load(file: Path, given: Sequence[str] = (), *, root: Path | None = None) -> Recipe:
+    """Reads and checks a recipe. Raises RecipeError with everything that is wrong."""
+    text, document = read_recipe(file, str(file))
+    if not isinstance(document.value, dict):
+        raise RecipeError(f"{file}: wanted a mapping with `name` and `stages`, found {shown(document.value)}")
+    overrides.apply(document, given)
+    problems = document.problems
+    head = _head(document, problems)
+    models = _models(document, problems)
+    stages = _stages(models, document, problems)
+    problems += reference_problems(models, document)
+    if problems or head is None:
+        raise RecipeError(sorted(dict.fromkeys(problems), key=_by_line))
+    return Recipe(
+        name=head.name,
+        seed=head.seed,
+        hardware=head.hardware,
+        checkpoints=head.checkpoints,
+        stages=stages,
+        references={name: list(references(config)) for name, config in stages.items()},
+        file=file,
+        root=(root or file.parent).resolve(),
+        text=text,
+        overrides=tuple(given),
+        document=document,
+    )
+
+
+def _head(document: Document, problems: list[Problem]) -> Head | None:
+    # Settings of stages are validated one by one below; here only that they are mappings.
+    values = document.value
+    try:
+        return Head.model_validate_json(json.dumps(values), strict=True)
+    except ValidationError as error:
+        problems += complaints(error, Head, document, ())
+        return None
+
+
+def _models(document: Document, problems: list[Problem]) -> dict[str, type[StageConfig] | None]:
+    """The settings class of every stage written; None where its kind is wrong."""
+    written = document.value.get("stages")
+    if not isinstance(written, dict):
+        return {}
+    return {name: _model(values, document, name, problems) if isinstance(values, dict) else None for name, values in written.items()}
+
+
+def _model(values: dict[str, Any], document: Document, name: str, problems: list[Problem]) -> type[StageConfig] | None:
+    path, kind = ("stages", name, "kind"), values.get("kind")
+    if isinstance(kind, str) and kind in STAGES:
+        return config_class(kind)  # type: ignore[no-any-return]
+    found = f"found {shown(kind)}, wanted" if "kind" in values else "is missing; wanted"
+    problems.append(Problem(document.place(path), dotted(path), f"{found} one of {', '.join(STAGES)}{suggestion(kind, STAGES)}"))
+    return None
+
+
+def _stages(models: dict[str, type[StageConfig] | None], document: Document, problems: list[Problem]) -> dict[str, StageConfig]:
+    stages = {}
+    for name, model in models.items():
+        path = ("stages", name)
+        if not re.match(NAME, name) or name in RESERVED:
+            wanted = "a name that no file of the run directory has" if name in RESERVED else f"a name like {NAME}"
+            problems.append(Problem(document.place(path), dotted(path), f"found '{name}', wanted {wanted}"))
+        if model is not None:
+            try:
+                stages[name] = model.model_validate_json(json.dumps(document.value["stages"][name]), strict=True)
+            except ValidationError as error:
+                problems += complaints(error, model, document, path)
+    return stages
+
+
+def _by_line(problem: Problem) -> tuple[str, int]:
+    file, _, line = problem.where.rpartition(":")
+    return (file, int(line)) if line.isdecimal() else (problem.where, 0)
