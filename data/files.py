@@ -1,0 +1,279 @@
+"""Rows of one local file, one at a time: JSON, JSON Lines, CSV, Parquet, Arrow and plain text, bare or in gzip or zstd.
+
+A reader yields a `Row` for each row and a `Fault` for each row that cannot be read; only a file that cannot be read on raises.
+Torch-free; pyarrow is imported only for files that need it.
+"""
+
+import csv
+import gzip
+import json
+import re
+import zlib
+from collections.abc import Iterable, Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO, cast
+
+from data.errors import DataError
+
+COMPRESSIONS = (".gz", ".zst")
+PLAIN_TEXT = (".txt", ".text", ".md")
+SUFFIXES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet", ".arrow", *PLAIN_TEXT)
+DOCUMENT_CHARACTERS = 4_000
+"""Plain text is cut at the first blank line after this many characters: about 1,000 tokens a document."""
+
+_TITLE = re.compile(r" ?= [^=].* = ?$")
+"""A first-level heading as in WikiText; it opens a document."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row as the file holds it."""
+
+    file: str
+    number: int
+    """1-based: the line in JSON Lines, CSV and plain text; the element in a JSON array; the row in Parquet and Arrow."""
+    value: dict[str, Any] | str
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One row that cannot be used, and why."""
+
+    file: str
+    number: int
+    what: str
+    """The same words for every row with the same fault."""
+    found: str
+    wanted: str
+
+    def __str__(self) -> str:
+        found = f": found {self.found}" if self.found else ""
+        return f"{self.file}, row {self.number}: {self.what}{found}; wanted {self.wanted}"
+
+
+def kind(path: Path) -> str | None:
+    """Suffix that says how the file is read, without compression; None if the project cannot read such a file."""
+    suffixes = [suffix.lower() for suffix in path.suffixes]
+    if suffixes and suffixes[-1] in COMPRESSIONS:
+        suffixes.pop()
+    return suffixes[-1] if suffixes and suffixes[-1] in SUFFIXES else None
+
+
+def read_file(path: Path) -> Iterator[Row | Fault]:
+    """Rows and faults of one file, in order. Raises DataError if the file is empty, cut short, or of an unknown kind."""
+    readers = {".json": _json, ".csv": _csv, ".tsv": _csv, ".parquet": _parquet, ".arrow": _arrow}
+    suffix = kind(path)
+    if suffix is None:
+        raise DataError(
+            f"{path}: cannot tell how to read a '{path.suffix}' file; wanted one of {', '.join(SUFFIXES)}, or these with .gz or .zst"
+        )
+    reader = _text if suffix in PLAIN_TEXT else readers.get(suffix, _json_lines)
+    last = 0
+    try:
+        for item in reader(path):
+            last = item.number
+            yield item
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise DataError(
+            f"{path}: the compressed file is damaged or cut short after row {last} ({error}); copy or download it again"
+        ) from error
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read after row {last}: {error}") from error
+    if not last:
+        raise DataError(f"{path}: the file is empty; wanted at least one row")
+
+
+def _open(path: Path) -> BinaryIO:
+    if path.suffix.lower() == ".gz":
+        return cast(BinaryIO, gzip.open(path, "rb"))
+    if path.suffix.lower() == ".zst":
+        import io
+
+        import pyarrow  # type: ignore[import-untyped]
+
+        stream = pyarrow.CompressedInputStream(pyarrow.OSFile(str(path)), "zstd")
+        return io.BufferedReader(stream)
+    return path.open("rb")
+
+
+def _decoded(path: Path) -> Iterator[tuple[int, str | Fault]]:
+    """Lines as UTF-8 text, line ends kept; a byte-order mark is dropped."""
+    with closing(_open(path)) as file:
+        for number, line in enumerate(file, start=1):
+            try:
+                yield number, line.decode("utf-8-sig" if number == 1 else "utf-8")
+            except UnicodeDecodeError as error:
+                yield number, _encoding_fault(path, number, line, error)
+
+
+def _encoding_fault(path: Path, number: int, line: bytes, error: UnicodeDecodeError) -> Fault:
+    utf16 = line[:2] in (b"\xff\xfe", b"\xfe\xff")
+    guess = "UTF-16" if utf16 else f"byte 0x{line[error.start]:02x} at column {error.start + 1} (Latin-1 or Windows-1252?)"
+    return Fault(str(path), number, "not UTF-8", guess, "text saved as UTF-8")
+
+
+def _json_lines(path: Path) -> Iterator[Row | Fault]:
+    for number, line in _decoded(path):
+        if isinstance(line, Fault):
+            yield line
+        elif line.strip():
+            yield _parsed(path, number, line)
+
+
+def _parsed(path: Path, number: int, line: str) -> Row | Fault:
+    try:
+        value = json.loads(line)
+    except ValueError as error:
+        return Fault(str(path), number, "not valid JSON", f"{_shown(line)} ({error})", "one JSON object a line")
+    return _object(path, number, value)
+
+
+def _object(path: Path, number: int, value: object) -> Row | Fault:
+    if isinstance(value, dict | str):
+        return Row(str(path), number, value)
+    return Fault(str(path), number, "not an object", f"{type(value).__name__} {_shown(value)}", "an object with named columns")
+
+
+def _json(path: Path) -> Iterator[Row | Fault]:
+    """A JSON array of rows, an object that holds one such array, or JSON Lines under a .json name."""
+    with closing(_open(path)) as file:
+        raw = file.read()
+    try:
+        text = raw.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        fault = _encoding_fault(path, raw.count(b"\n", 0, error.start) + 1, raw, error)
+        raise DataError(str(fault)) from error
+    start = re.match(r"\s*", text).end()  # type: ignore[union-attr]  # an empty match always exists
+    if text[start : start + 1] == "[":
+        yield from _array(path, text, start + 1)
+    elif text[start:]:
+        yield from _object_or_lines(path, text)
+
+
+def _object_or_lines(path: Path, text: str) -> Iterator[Row | Fault]:
+    try:
+        whole = json.loads(text)
+    except ValueError:
+        yield from (_parsed(path, number, line) for number, line in enumerate(text.splitlines(), start=1) if line.strip())
+        return
+    arrays = [value for value in whole.values() if isinstance(value, list)] if isinstance(whole, dict) else []
+    rows = arrays[0] if len(arrays) == 1 and len(whole) <= 3 and all(isinstance(row, dict) for row in arrays[0]) else [whole]
+    # An object that itself looks like a row (a list of turns) is a row, not a container.
+    rows = [whole] if isinstance(whole, dict) and whole.keys() & {"messages", "conversations", "conversation"} else rows
+    yield from (_object(path, number, value) for number, value in enumerate(rows, start=1))
+
+
+def _array(path: Path, text: str, position: int) -> Iterator[Row | Fault]:
+    """Elements one by one, so that a broken one is named; nothing after it can be found again, so it ends the file."""
+    decode, skip = json.JSONDecoder().raw_decode, re.compile(r"[\s,]*")
+    number = 0
+    while True:
+        position = skip.match(text, position).end()  # type: ignore[union-attr]  # an empty match always exists
+        if text[position : position + 1] == "]":
+            return
+        number += 1
+        if position >= len(text):
+            raise DataError(f"{path}: the JSON array is cut short after row {number - 1}; wanted a closing ']'")
+        try:
+            value, position = decode(text, position)
+        except ValueError as error:
+            raise DataError(
+                f"{path}, row {number}: not valid JSON: found {_shown(text[position:])} ({error}); wanted one JSON object"
+            ) from error
+        yield _object(path, number, value)
+
+
+def _csv(path: Path) -> Iterator[Row | Fault]:
+    csv.field_size_limit(2**31 - 1)
+    faults: list[Fault] = []
+    reader = csv.DictReader(_readable(path, faults), delimiter="\t" if kind(path) == ".tsv" else ",")
+    for values in reader:
+        yield from faults
+        faults.clear()
+        if None in values or None in values.values():
+            found = sum(len(value) if isinstance(value, list) else value is not None for value in values.values())
+            wanted = f"{len(reader.fieldnames or ())} fields, as in the header"
+            yield Fault(str(path), reader.line_num, "wrong number of fields", f"{found}", wanted)
+        else:
+            yield Row(str(path), reader.line_num, values)
+    yield from faults
+
+
+def _readable(path: Path, faults: list[Fault]) -> Iterator[str]:
+    for _, line in _decoded(path):
+        if isinstance(line, Fault):
+            faults.append(line)
+        else:
+            yield line
+
+
+def _parquet(path: Path) -> Iterator[Row | Fault]:
+    import pyarrow
+    import pyarrow.parquet  # type: ignore[import-untyped]
+
+    try:
+        file = pyarrow.parquet.ParquetFile(path)
+        yield from _batches(path, file.iter_batches(batch_size=1024))
+    except pyarrow.ArrowException as error:
+        raise DataError(f"{path}: not a whole Parquet file: {error}") from error
+
+
+def _arrow(path: Path) -> Iterator[Row | Fault]:
+    """Arrow files (also those of `datasets`), in the file or in the stream form."""
+    import pyarrow
+
+    try:
+        with pyarrow.memory_map(str(path)) as source:
+            try:
+                opened = pyarrow.ipc.open_file(source)
+                batches: Iterable[Any] = (opened.get_batch(index) for index in range(opened.num_record_batches))
+            except pyarrow.ArrowInvalid:
+                source.seek(0)
+                batches = pyarrow.ipc.open_stream(source)
+            yield from _batches(path, batches)
+    except pyarrow.ArrowException as error:
+        raise DataError(f"{path}: not a whole Arrow file: {error}") from error
+
+
+def _batches(path: Path, batches: Iterable[Any]) -> Iterator[Row]:
+    number = 0
+    for batch in batches:
+        for value in batch.to_pylist():
+            number += 1
+            yield Row(str(path), number, value)
+
+
+def _text(path: Path) -> Iterator[Row | Fault]:
+    """Documents: cut at headings of the first level, and at a blank line once `DOCUMENT_CHARACTERS` are reached.
+
+    Blank lines between documents are dropped, everything else is kept as it is.
+    """
+    lines: list[str] = []
+    first, size = 1, 0
+    for number, line in _decoded(path):
+        if isinstance(line, Fault):
+            yield line
+            continue
+        ends = size >= DOCUMENT_CHARACTERS and (not line.strip() or size >= 4 * DOCUMENT_CHARACTERS)
+        if ends or _TITLE.match(line.rstrip("\r\n")):
+            yield from _document(path, first, lines)
+            lines, size = [], 0
+        if lines or line.strip():
+            first = first if lines else number
+            lines.append(line)
+            size += len(line)
+    yield from _document(path, first, lines)
+
+
+def _document(path: Path, first: int, lines: list[str]) -> Iterator[Row]:
+    text = "".join(lines).rstrip()
+    if text:
+        yield Row(str(path), first, text)
+
+
+def _shown(value: object, width: int = 60) -> str:
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
+    text = " ".join(text.split())
+    return repr(text if len(text) <= width else text[: width - 1] + "…")

@@ -1,0 +1,409 @@
+"""Rows of many shapes become one of four records. Pure: dictionaries in, records out; imports nothing of ours.
+
+A row is read by its format (`text`, `alpaca`, `sharegpt`, `messages`, `prompt-completion`, `question-answer`, `preference`, `ranked`,
+`prompt`) and then turned into the record that a stage wants, where that loses nothing that the stage needs. What does not fit raises
+`MisfitError`, whose words name what was found and what is wanted.
+"""
+
+import difflib
+import json
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+Message = dict[str, Any]
+"""`role` (system, user, assistant, tool) and `content`; where there are any: `tool_calls`, `name`, `tool_call_id`, `reasoning_content`, `train`."""
+
+
+@dataclass(frozen=True)
+class Text:
+    """One document."""
+
+    text: str
+    nats: float | None = None
+    """Its negative log-likelihood under the true generator, where that is known."""
+
+
+@dataclass(frozen=True)
+class Chat:
+    """A conversation with at least one assistant turn."""
+
+    messages: list[Message]
+    tools: list[dict[str, Any]] | None = None
+
+
+@dataclass(frozen=True)
+class Preference:
+    """Two continuations of one prompt; both begin with an assistant turn."""
+
+    prompt: list[Message]
+    chosen: list[Message]
+    rejected: list[Message]
+    margin: float | None = None
+    extra: dict[str, Any] = field(default_factory=dict)
+    """Columns that we do not read, by their own names."""
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """What is to be answered; ends before an assistant turn."""
+
+    messages: list[Message]
+    reference: Any = None
+    """What a rule grades the answer by; None where unknown."""
+    extra: dict[str, Any] = field(default_factory=dict)
+
+
+Record = Text | Chat | Preference | Prompt
+
+
+class MisfitError(ValueError):
+    """A row that its format cannot read: `what` is the same for every such row, `found` belongs to this one."""
+
+    def __init__(self, what: str, found: str, wanted: str) -> None:
+        super().__init__(f"{what}: found {found}; wanted {wanted}")
+        self.what, self.found, self.wanted = what, found, wanted
+
+
+ALIASES: dict[str, tuple[str, ...]] = {
+    "text": ("text", "content", "document"),
+    "messages": ("messages", "conversations", "conversation"),
+    "instruction": ("instruction",),
+    "input": ("input",),
+    "output": ("output", "response"),
+    "history": ("history",),
+    "system": ("system", "system_prompt"),
+    "tools": ("tools", "functions"),
+    "question": ("question", "problem", "query"),
+    "answer": ("answer", "solution", "response"),
+    "prompt": ("prompt", "question", "query", "instruction"),
+    "completion": ("completion", "response", "answer", "output"),
+    "chosen": ("chosen", "preferred"),
+    "rejected": ("rejected", "dispreferred"),
+    "responses": ("responses", "completions", "answers", "candidates"),
+    "scores": ("scores", "ratings"),
+    "ranks": ("ranks", "rank", "ranking"),
+    "margin": ("margin",),
+    "reference": ("reference", "ground_truth", "answer", "solution", "target", "label"),
+    "nats": ("nats",),
+}
+"""Our name of a field, and the column names that are taken for it, best first."""
+
+ROLES = {
+    **dict.fromkeys(("user", "human", "prompter", "question"), "user"),
+    **dict.fromkeys(("assistant", "gpt", "chatgpt", "bot", "model", "ai", "bard", "bing", "answer"), "assistant"),
+    **dict.fromkeys(("system", "developer"), "system"),
+    **dict.fromkeys(("function_call", "tool_call"), "function_call"),
+    **dict.fromkeys(("observation", "tool", "function", "function_response", "tool_response", "ipython"), "tool"),
+}
+"""Spellings of speakers, lower case."""
+
+_KEPT = ("name", "tool_call_id")
+_TURN = re.compile(r"\n\n(Human|Assistant):")
+
+
+def get(row: Mapping[str, Any], name: str) -> Any:
+    """Value of our field `name` under any of its spellings; None where absent or null."""
+    return next((row[alias] for alias in ALIASES[name] if row.get(alias) is not None), None)
+
+
+def need(row: Mapping[str, Any], name: str) -> Any:
+    """As `get`, but an absent field is a MisfitError that names the nearest column."""
+    value = get(row, name)
+    if value is None:
+        columns = [str(column) for column in row]
+        close = difflib.get_close_matches(name, columns, n=1, cutoff=0.5)
+        hint = (
+            f" ('{close[0]}' comes near: map it with `columns: {{{name}: {close[0]}}}`)" if close and close[0] not in ALIASES[name] else ""
+        )
+        raise MisfitError(f"no column '{name}'", f"columns {', '.join(columns) or 'none'}{hint}", " or ".join(ALIASES[name]))
+    return value
+
+
+def detect(value: Mapping[str, Any] | str) -> tuple[str, str]:
+    """Format of a row, and why. Raises MisfitError if no format fits."""
+    if isinstance(value, str):
+        return "text", "plain text"
+    turns = get(value, "messages")
+    rules: list[tuple[str, bool, str]] = [
+        ("preference", _has(value, "chosen", "rejected"), "columns 'chosen' and 'rejected'"),
+        ("ranked", _has(value, "prompt", "responses") and isinstance(get(value, "responses"), list), "a prompt and a list of responses"),
+        ("sharegpt", _speaks(turns, "from"), "turns with 'from' and 'value'"),
+        ("messages", _speaks(turns, "role"), "turns with 'role' and 'content'"),
+        ("alpaca", _has(value, "instruction", "output"), "columns 'instruction' and 'output'"),
+        ("question-answer", _has(value, "question", "answer"), "columns 'question' and 'answer'"),
+        ("prompt-completion", _has(value, "prompt", "completion"), "a prompt and its completion"),
+        ("prompt", _has(value, "prompt"), "a prompt without an answer"),
+        ("text", isinstance(get(value, "text"), str), "a column of text"),
+    ]
+    for name, fits, why in rules:
+        if fits:
+            return name, why
+    raise MisfitError(
+        "no known format", f"columns {', '.join(map(str, value)) or 'none'}", "a format's columns, or `format` and `columns` in the recipe"
+    )
+
+
+def _has(row: Mapping[str, Any], *names: str) -> bool:
+    return all(get(row, name) is not None for name in names)
+
+
+def _speaks(turns: Any, key: str) -> bool:
+    return isinstance(turns, list) and bool(turns) and isinstance(turns[0], dict) and key in turns[0]
+
+
+def normalise(value: Mapping[str, Any] | str, format: str, columns: Mapping[str, str], want: type[Record] | None) -> list[Record]:
+    """Records that a row holds: one, or several for ranked lists. `want` None leaves the record that the format makes.
+
+    Raises MisfitError if the row does not have the format, or cannot be turned into what is wanted.
+    """
+    row = _mapped(value, columns)
+    if format == "auto":
+        format, _ = detect(row)
+    reader = READERS[format]
+    return [record if want is None else _as(record, want) for record in reader(row)]
+
+
+def _mapped(value: Mapping[str, Any] | str, columns: Mapping[str, str]) -> dict[str, Any]:
+    if isinstance(value, str):
+        return {"text": value}
+    row = dict(value)
+    for ours, theirs in columns.items():
+        # Our own name first among the aliases, so that a mapping wins over a column that happens to have a known name.
+        row[ALIASES[ours][0] if ours in ALIASES else ours] = _reach(value, theirs)
+    return row
+
+
+def _reach(value: Mapping[str, Any], path: str) -> Any:
+    """Value at a dotted path; a whole name that contains dots wins."""
+    if path in value:
+        return value[path]
+    here: Any = value
+    for part in path.split("."):
+        if isinstance(here, Mapping) and part in here:
+            here = here[part]
+        else:
+            names = [str(name) for name in here] if isinstance(here, Mapping) else []
+            close = difflib.get_close_matches(part, names, n=1)
+            hint = f" (did you mean '{close[0]}'?)" if close else ""
+            raise MisfitError(f"no column '{path}'", f"{', '.join(names) or type(here).__name__}{hint}", f"'{part}', as `columns` says")
+    return here
+
+
+def _text(row: dict[str, Any]) -> list[Record]:
+    nats = get(row, "nats")
+    return [Text(_words(need(row, "text"), "text"), None if nats is None else float(nats))]
+
+
+def _alpaca(row: dict[str, Any]) -> list[Record]:
+    instruction, more = _words(need(row, "instruction"), "instruction"), _words(get(row, "input") or "", "input")
+    messages = _system(row)
+    for asked, answered in get(row, "history") or []:
+        messages += [_said("user", asked), _said("assistant", answered)]
+    messages += [_said("user", f"{instruction}\n{more}" if more else instruction), _said("assistant", need(row, "output"))]
+    return [Chat(messages)]
+
+
+def _messages(row: dict[str, Any]) -> list[Record]:
+    return [Chat([*_system(row), *turns(need(row, "messages"))], _tools(get(row, "tools")))]
+
+
+def _prompt_completion(row: dict[str, Any]) -> list[Record]:
+    return [Chat(_system(row) + _asked(need(row, "prompt")) + _answered(need(row, "completion")), _tools(get(row, "tools")))]
+
+
+def _question_answer(row: dict[str, Any]) -> list[Record]:
+    return [Chat([*_system(row), _said("user", need(row, "question")), _said("assistant", need(row, "answer"))])]
+
+
+def _prompt(row: dict[str, Any]) -> list[Record]:
+    messages = _asked(get(row, "messages") or need(row, "prompt"))
+    return [Prompt(_system(row) + messages, get(row, "reference"), _rest(row, "prompt", "messages", "reference", "system"))]
+
+
+def _ranked(row: dict[str, Any]) -> list[Record]:
+    """Every better answer against every worse one; answers without scores or ranks stand best first."""
+    prompt, answers = _system(row) + _asked(need(row, "prompt")), [_answered(answer) for answer in need(row, "responses")]
+    scores, ranks = get(row, "scores"), get(row, "ranks")
+    worth = [float(score) for score in scores] if scores is not None else [-float(rank) for rank in ranks or range(len(answers))]
+    if len(worth) != len(answers):
+        raise MisfitError("scores do not match responses", f"{len(worth)} for {len(answers)} responses", "one score or rank a response")
+    pairs = [(i, j) for i in range(len(answers)) for j in range(len(answers)) if worth[i] > worth[j]]
+    extra = _rest(row, "prompt", "responses", "scores", "ranks", "system")
+    return [Preference(prompt, answers[i], answers[j], worth[i] - worth[j] if scores is not None else None, extra) for i, j in pairs]
+
+
+def _preference(row: dict[str, Any]) -> list[Record]:
+    chosen, rejected = _answered(need(row, "chosen")), _answered(need(row, "rejected"))
+    given = get(row, "messages") or get(row, "prompt")
+    prompt = _system(row) + (_asked(given) if given is not None else [])
+    shared = _shared(chosen, rejected) if chosen[0]["role"] != "assistant" else 0
+    if shared and prompt and chosen[:shared][-len(prompt) :] != prompt[-shared:]:
+        raise MisfitError(
+            "prompt and answers disagree",
+            f"answers that begin with {_short(chosen[0]['content'])}",
+            "answers that repeat the prompt or leave it out",
+        )
+    prompt, chosen, rejected = (chosen[:shared] if shared else prompt), chosen[shared:], rejected[shared:]
+    if not prompt or not chosen or not rejected or chosen[0]["role"] != "assistant" or rejected[0]["role"] != "assistant":
+        raise MisfitError(
+            "chosen and rejected do not answer one prompt", _short(chosen or rejected), "two conversations that part at an assistant turn"
+        )
+    margin = get(row, "margin")
+    extra = _rest(row, "prompt", "messages", "chosen", "rejected", "margin", "system")
+    return [Preference(prompt, chosen, rejected, None if margin is None else float(margin), extra)]
+
+
+def _shared(chosen: Sequence[Message], rejected: Sequence[Message]) -> int:
+    """Messages that both begin with; where the two are equal to the end, all but the last turn."""
+    count = 0
+    while count < min(len(chosen), len(rejected)) and chosen[count] == rejected[count]:
+        count += 1
+    return min(count, len(chosen) - 1, len(rejected) - 1)
+
+
+READERS: dict[str, Callable[[dict[str, Any]], list[Record]]] = {
+    **{"text": _text, "alpaca": _alpaca, "sharegpt": _messages, "messages": _messages, "prompt-completion": _prompt_completion},
+    **{"question-answer": _question_answer, "preference": _preference, "ranked": _ranked, "prompt": _prompt},
+}
+
+
+def turns(value: Any) -> list[Message]:
+    """Messages in any spelling, in ours. Raises MisfitError."""
+    if not isinstance(value, list) or not value:
+        raise MisfitError("no list of turns", _short(value), "a list of turns with 'role' and 'content' (or 'from' and 'value')")
+    return [_turn(item) for item in value]
+
+
+def _turn(item: Any) -> Message:
+    speaker = item.get("role", item.get("from")) if isinstance(item, dict) else None
+    role = ROLES.get(str(speaker).lower())
+    if role is None:
+        raise MisfitError(
+            "unknown speaker" if speaker else "a turn without a speaker", _short(speaker or item), f"one of {', '.join(ROLES)}"
+        )
+    content = item.get("content", item.get("value"))
+    if role == "function_call":
+        return _function_call(content)
+    calls = item.get("tool_calls") or ([{"type": "function", "function": item["function_call"]}] if item.get("function_call") else None)
+    message: Message = {"role": role, "content": _words("" if content is None and calls else content, "content")}
+    message |= {key: item[key] for key in _KEPT if item.get(key) is not None}
+    reasoning = next((item[key] for key in ("reasoning_content", "thinking", "reasoning") if item.get(key)), None)
+    message |= {"reasoning_content": reasoning} if reasoning else {}
+    message |= {"tool_calls": [_call(call) for call in calls]} if calls else {}
+    learned = next((item[key] for key in ("train", "loss", "weight") if item.get(key) is not None), True)
+    return message if learned else message | {"train": False}
+
+
+def _function_call(content: Any) -> Message:
+    """ShareGPT's function call: JSON with a name and arguments, or a list of these."""
+    calls = _parsed(content, "a function call that is not JSON")
+    return {"role": "assistant", "content": "", "tool_calls": [_call(call) for call in (calls if isinstance(calls, list) else [calls])]}
+
+
+def _call(call: Any) -> dict[str, Any]:
+    function = call.get("function", call) if isinstance(call, dict) else None
+    if not isinstance(function, dict) or "name" not in function:
+        raise MisfitError("a tool call without a name", _short(call), "a function with 'name' and 'arguments'")
+    arguments = _parsed(function.get("arguments", {}), "tool arguments that are not JSON")
+    return {"type": "function", "function": {"name": function["name"], "arguments": arguments}}
+
+
+def _tools(value: Any) -> list[dict[str, Any]] | None:
+    """Tools as function schemas; an empty list or text is none."""
+    value = _parsed(value, "tools that are not JSON") if value else None
+    if not value:
+        return None
+    if not isinstance(value, list) or not all(isinstance(tool, dict) for tool in value):
+        raise MisfitError("tools that are not schemas", _short(value), "a list of function schemas")
+    return [tool if "function" in tool else {"type": "function", "function": tool} for tool in value]
+
+
+def _parsed(value: Any, what: str) -> Any:
+    """The value, parsed if it is JSON text."""
+    try:
+        return json.loads(value) if isinstance(value, str) else value
+    except ValueError as error:
+        raise MisfitError(what, _short(value), "JSON") from error
+
+
+def transcript(text: str) -> list[Message]:
+    """Turns of a transcript with `\\n\\nHuman:` and `\\n\\nAssistant:`; turns of one speaker in a row become one."""
+    parts = _TURN.split(text)
+    messages: list[Message] = []
+    for speaker, words in zip(parts[1::2], parts[2::2], strict=True):
+        role, words = ROLES[speaker.lower()], words.strip()
+        if messages and messages[-1]["role"] == role:
+            words = f"{messages.pop()['content']}\n\n{words}".strip()
+        messages.append(_said(role, words))
+    return messages
+
+
+def _asked(value: Any) -> list[Message]:
+    """A prompt: text, a transcript or turns; a last empty assistant turn only marks where the answer goes."""
+    if not isinstance(value, str):
+        return turns(value)
+    messages = transcript(value) if _TURN.match(value) else [_said("user", value)]
+    return messages[:-1] if messages[-1] == _said("assistant", "") else messages
+
+
+def _answered(value: Any) -> list[Message]:
+    """An answer: text, one turn, turns, or a whole transcript with its prompt."""
+    if isinstance(value, str):
+        return transcript(value) if _TURN.match(value) else [_said("assistant", value)]
+    return turns([value] if isinstance(value, dict) else value)
+
+
+def _system(row: Mapping[str, Any]) -> list[Message]:
+    system = get(row, "system")
+    return [_said("system", system)] if system else []
+
+
+def _said(role: str, content: Any) -> Message:
+    return {"role": role, "content": _words(content, role)}
+
+
+def _words(content: Any, name: str) -> str:
+    """Text, or the text of a list of text parts."""
+    if isinstance(content, str):
+        return content
+    if isinstance(content, list) and all(isinstance(part, dict) for part in content):
+        other = next((part.get("type") for part in content if part.get("type", "text") != "text"), None)
+        if other:
+            raise MisfitError(f"'{other}' where text is expected", _short(content), "text parts only")
+        return "".join(_words(part.get("text"), name) for part in content)
+    raise MisfitError(f"'{name}' is not text", f"{type(content).__name__} {_short(content)}", "text")
+
+
+def _rest(row: Mapping[str, Any], *read: str) -> dict[str, Any]:
+    known = {next((alias for alias in ALIASES[name] if row.get(alias) is not None), name) for name in read}
+    return {key: value for key, value in row.items() if key not in known}
+
+
+def _as(record: Record, want: type[Record]) -> Record:
+    """The record as another kind, where nothing that this kind needs would have to be invented."""
+    if want is Chat and isinstance(record, Chat) and not any(message["role"] == "assistant" for message in record.messages):
+        raise MisfitError(
+            "no assistant turn", f"only {', '.join(message['role'] for message in record.messages)}", "at least one turn to learn from"
+        )
+    if isinstance(record, want):
+        return record
+    if want is Prompt and isinstance(record, Preference):
+        return Prompt(record.prompt, None, record.extra)
+    if want is Prompt and isinstance(record, Chat):
+        last = max((index for index, message in enumerate(record.messages) if message["role"] == "assistant"), default=None)
+        if last == 0:
+            raise MisfitError("nothing to answer", "a chat that begins with the assistant", "a user turn before the last assistant turn")
+        return Prompt(record.messages[:last], None if last is None else record.messages[last]["content"])
+    if want is Chat and isinstance(record, Preference):
+        return Chat(record.prompt + record.chosen)
+    if want is Text and not isinstance(record, Text):
+        messages = record.prompt + record.chosen if isinstance(record, Preference) else record.messages
+        return Text("\n\n".join(message["content"] for message in messages if message["content"]))
+    raise MisfitError(f"a {type(record).__name__.lower()} row", f"a {type(record).__name__.lower()}", f"a {want.__name__.lower()} row")
+
+
+def _short(value: object, width: int = 60) -> str:
+    text = " ".join((value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)).split())
+    return repr(text if len(text) <= width else text[: width - 1] + "…")

@@ -1,0 +1,53 @@
+"""Documents to token ids, fast: the tokenizer's Rust side in batches, numpy out."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from data.errors import DataError
+from data.packing import cut
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+BATCH = 1_000
+
+
+def encode_texts(tokenizer: "PreTrainedTokenizerFast", texts: Sequence[str]) -> list[NDArray[np.int32]]:
+    """Ids of each text, (T,) int32, with EOS at its end; BOS at its start where the tokenizer adds one by itself.
+
+    Raises DataError if the tokenizer has no EOS or is not a fast one.
+    """
+    return list(encode_stream(tokenizer, texts))
+
+
+def encode_stream(tokenizer: "PreTrainedTokenizerFast", texts: Iterable[str]) -> Iterator[NDArray[np.int32]]:
+    """As `encode_texts`, one by one at constant memory."""
+    eos = tokenizer.eos_token_id
+    if eos is None:
+        raise DataError("the tokenizer has no EOS token; documents could not be told apart")
+    backend = _backend(tokenizer)
+    remaining = iter(texts)
+    while batch := list(islice(remaining, BATCH)):
+        for encoding in backend.encode_batch_fast(batch, add_special_tokens=True):
+            ids = encoding.ids
+            # A tokenizer may add its own EOS; a second one would teach the model to start with it.
+            yield np.array(ids if ids and ids[-1] == eos else [*ids, eos], dtype=np.int32)
+
+
+def _backend(tokenizer: Any) -> Any:
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None:
+        raise DataError(f"{type(tokenizer).__name__} is a slow tokenizer; wanted one with a tokenizer.json")
+    # Both are state of the tokenizer that an earlier call may have left behind.
+    backend.no_truncation()
+    backend.no_padding()
+    return backend
+
+
+def pieces(documents: Iterable[NDArray[np.int32]], capacity: int) -> list[NDArray[np.int32]]:
+    """Documents no longer than `capacity`; a longer one is cut into pieces that share one token with the next (`data.packing.cut`)."""
+    return [document[begin:end] for document in documents for begin, end in cut(len(document), capacity)]
