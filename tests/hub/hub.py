@@ -296,17 +296,18 @@ class Hub:
         pull_request = request.query.get("create_pr") == "1"
         commit, number = repository.commit(revision, lines, self.objects, pull_request=pull_request)
         if self.xet:
+            known = self.xet.hashes()
             for path, blob in commit.files.items():
-                if blob.is_lfs and (xet_hash := self.xet.hash_of(blob.sha256)):
-                    commit.files[path] = Blob(blob.size, blob.sha256, None, xet_hash)
+                if blob.is_lfs and blob.sha256 in known:
+                    commit.files[path] = Blob(blob.size, blob.sha256, None, known[blob.sha256])
         url = f"{self.url}/{repository.id}"
         answer = {"success": True, "commitOid": commit.oid, "commitUrl": f"{url}/commit/{commit.oid}", "hookOutput": ""}
         return Answer.of({**answer, "pullRequestUrl": f"{url}/discussions/{number}"} if number else answer)
 
     def _take_from_xet(self, lines: list[dict[str, Any]]) -> None:
         """Large files that came over Xet lie in its content store: rebuild their bytes, so that the same checks hold for both ways."""
-        wanted = [line["value"]["oid"] for line in lines if line.get("key") == "lfsFile"]
-        missing = [oid for oid in wanted if oid not in self.objects.stored]
+        wanted = {line["value"]["oid"]: line["value"]["size"] for line in lines if line.get("key") == "lfsFile"}
+        missing = {oid: size for oid, size in wanted.items() if oid not in self.objects.stored}
         if self.xet and missing:
             for oid, content in self.xet.read(missing).items():
                 self.objects.put(oid, content)
