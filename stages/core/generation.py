@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
-from stages.core.logprobs import chosen_logprobs, cut
+from stages.core.logprobs import arithmetic, chosen_logprobs, cut
 
 CACHED_TOKENS = 1 << 16
 """Most tokens (rows x prompt and answer) in the cache at once where the rows of a micro-batch are not given."""
@@ -65,9 +65,11 @@ def draw(logits_BV: Tensor, uniform_B: Tensor | None, temperature: float) -> Ten
 class Transformers:
     """Draws answers with a transformers model, bare or with adapters, on the device where it lies. The model may be training between calls."""
 
-    def __init__(self, model: Any, micro_batch: int | None = None) -> None:
+    def __init__(self, model: Any, micro_batch: int | None = None, dtype: torch.dtype = torch.float32) -> None:
+        """`dtype` is the arithmetic of the model's layers, as in the trainer's forward pass."""
         self.model = model
         self.micro_batch = micro_batch
+        self.dtype = dtype
 
     @torch.no_grad()
     def generate(
@@ -88,7 +90,9 @@ class Transformers:
             lengths = [len(prompt) for prompt in prompts]
             for rows in cut([n + max_new_tokens for n in lengths], self.micro_batch, CACHED_TOKENS):
                 numbers = None if greedy else uniforms([seeds[i] for i in rows], max_new_tokens)
-                answers = _Rows(self.model, [prompts[i] for i in rows], numbers).answer(temperature, max_new_tokens, end_ids)
+                batch = _Rows(self.model, [prompts[i] for i in rows], numbers)
+                with arithmetic(batch.device, self.dtype):
+                    answers = batch.answer(temperature, max_new_tokens, end_ids)
                 completions.update(zip(rows, answers, strict=True))
         finally:
             self.model.train(was_training)

@@ -56,21 +56,29 @@ def cut(lengths: Sequence[int], rows: int | None = None, tokens: int = TOKENS_AT
     return batches
 
 
+def arithmetic(device: torch.device, dtype: torch.dtype) -> torch.autocast:
+    """Autocast to `dtype`; nothing is changed for float32. Weights stay as they are stored."""
+    return torch.autocast(device.type, dtype=dtype if dtype != torch.float32 else None, enabled=dtype != torch.float32)
+
+
 class TokenLogprobs(nn.Module):
     """A causal language model (bare, or inside a peft model) whose forward pass gives what PPO needs of it, and no logits.
 
     A module of its own, so that an engine (DDP, DeepSpeed) can wrap *it*: a forward pass that reaches around the wrapper loses gradients.
     """
 
-    def __init__(self, model: Any, temperature: float = 1.0) -> None:
+    def __init__(self, model: Any, temperature: float = 1.0, dtype: torch.dtype = torch.float32) -> None:
+        """`dtype` is the arithmetic of the model's own layers; log-probabilities are float32 whatever it is."""
         super().__init__()
         self.model = model
         self.temperature = temperature
+        self.dtype = dtype
         self.softcap: float | None = getattr(model.config, "final_logit_softcapping", None)
 
     def forward(self, batch: Batch, with_entropy: bool = False) -> tuple[Tensor, Tensor | None]:
         """Log-probability of every target and, if asked, the entropy of its distribution: (N) float32 each, at the sampling temperature."""
-        hidden_BLH = self.model.get_decoder()(input_ids=batch.ids_BL, use_cache=False).last_hidden_state
+        with arithmetic(batch.ids_BL.device, self.dtype):
+            hidden_BLH = self.model.get_decoder()(input_ids=batch.ids_BL, use_cache=False).last_hidden_state
         hidden_NH = hidden_BLH[batch.row_N, batch.column_N]
         head = self.model.get_output_embeddings()
         step = max(1, LOGITS_AT_ONCE // head.weight.shape[0])
@@ -84,7 +92,9 @@ class TokenLogprobs(nn.Module):
         return torch.cat([part[0] for part in parts]), torch.cat([part[1] for part in parts]) if with_entropy else None
 
     def _of_hidden(self, hidden_NH: Tensor, target_N: Tensor, head: nn.Module, with_entropy: bool) -> tuple[Tensor, Tensor | None]:
-        logits_NV = head(hidden_NH).float()
+        with arithmetic(hidden_NH.device, self.dtype):
+            logits_NV = head(hidden_NH)
+        logits_NV = logits_NV.float()
         if self.softcap is not None:
             logits_NV = torch.tanh(logits_NV / self.softcap) * self.softcap
         return chosen_logprobs(logits_NV, target_N, self.temperature, with_entropy)
@@ -104,16 +114,18 @@ def chosen_logprobs(logits_NV: Tensor, target_N: Tensor, temperature: float, wit
 class TokenValues(nn.Module):
     """A decoder with a scalar head in fp32: the value of the state *before* each answer token, at the position that predicts it."""
 
-    def __init__(self, backbone: Any, hidden_size: int) -> None:
+    def __init__(self, backbone: Any, hidden_size: int, dtype: torch.dtype = torch.float32) -> None:
         super().__init__()
         self.backbone = backbone
+        self.dtype = dtype
         self.head = nn.Linear(hidden_size, 1, dtype=torch.float32)
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)
 
     def forward(self, batch: Batch) -> Tensor:
         """Values (N) float32."""
-        hidden_BLH = self.backbone(input_ids=batch.ids_BL, use_cache=False).last_hidden_state
+        with arithmetic(batch.ids_BL.device, self.dtype):
+            hidden_BLH = self.backbone(input_ids=batch.ids_BL, use_cache=False).last_hidden_state
         values_N1: Tensor = self.head(hidden_BLH[batch.row_N, batch.column_N].float())
         return values_N1[:, 0]
 

@@ -10,14 +10,18 @@ from stages.core.config import ModelRef, Optimizer, RewardPart, Sampling, Source
 
 
 class KL(Spec):
-    """The per-token penalty that keeps the policy near the reference, and how strong it is."""
+    """What keeps the policy near the reference, and how strongly."""
 
     coefficient: float = Field(0.05, ge=0)
-    """Reward subtracted per nat of KL (k1 estimator, in the reward: the one whose gradient is exact)."""
+    """Reward subtracted per nat of KL, token by token, by the k1 estimator: the one whose gradient is exact in the reward (k2 and k3 there move the optimum)."""
     target: float | None = Field(None, gt=0)
     """Mean KL per answer, in nats, that an adaptive controller steers the coefficient to (Ziegler et al. 2019); fixed if left out."""
     horizon: int = Field(10_000, gt=0)
-    """Answers over which the adaptive controller acts."""
+    """Answers over which the adaptive controller acts; smaller is quicker and less steady."""
+    loss: float = Field(0.0, ge=0)
+    """Coefficient of a KL term in the loss, beside or instead of the one in the reward (GRPO's way; a biased gradient, but one of low variance)."""
+    loss_estimator: Literal["k2", "k3"] = "k2"
+    """Estimator of the term in the loss: k2's gradient is that of each token's own KL; k3's is that of KL(reference to policy), the other direction."""
 
 
 class PolicyOptimizer(Optimizer):
@@ -38,7 +42,7 @@ class PPO(StageConfig):
     rewards: tuple[RewardPart, ...] = Field(min_length=1)
     """Weighted sum of reward models and rules, given at the last token of an answer."""
     critic: Annotated[str | None, Takes("reward-model", "causal-lm")] = None
-    """Model the critic starts from; the first reward model, or else the policy, if left out."""
+    """Model the critic starts from; the first reward model (its score head becomes the value head), or else the policy, if left out."""
     prompts: Sources
     """Prompts to answer; a `reference` column is handed to rules."""
     validation: tuple[Source, ...] = ()
@@ -50,33 +54,49 @@ class PPO(StageConfig):
     batch: int = Field(128, gt=1)
     """Answers per rollout, over all processes."""
     minibatches: int = Field(4, gt=0)
-    """Optimizer steps per pass over a rollout."""
+    """Optimizer steps per pass over a rollout: more learn faster from the same answers, and drift further from the policy that drew them."""
     epochs: int = Field(1, gt=0)
-    """Passes over each rollout."""
+    """Passes over each rollout; more than one leans on the ratio clip."""
     sampling: Sampling = Sampling()
     kl: KL = KL()
     gamma: float = Field(1.0, gt=0, le=1)
-    """Discount per token; 1 for answers."""
+    """Discount per token; 1 for answers, which end soon."""
     lam: float = Field(0.95, ge=0, le=1)
     """GAE's bias-variance trade (Schulman et al. 2016): 1 uses returns, smaller values trust the critic more."""
-    clip: float = Field(0.2, gt=0)
-    """Policy ratios are clipped to 1 ± clip."""
+    critic_lam: float | None = Field(None, ge=0, le=1)
+    """Lambda of the returns that the critic learns from; 1 gives it unbiased targets for long answers (VC-PPO, Yuan et al. 2025). `lam` if left out."""
+    clip: float = Field(0.2, gt=0, lt=1)
+    """Policy ratios below 1 - clip and above 1 + clip get no gradient in the direction that they moved."""
+    clip_high: float | None = Field(None, gt=0)
+    """Upper clip where it differs; a larger one (0.28) lets unlikely tokens grow and keeps entropy up (DAPO, Yu et al. 2025)."""
+    dual_clip: float | None = Field(None, gt=1)
+    """Bound on the loss of a bad token, as a multiple of its advantage (Ye et al. 2020; 3 is usual); off if left out."""
     value_clip: float | None = Field(0.2, gt=0)
-    """Values may move by this much from the rollout's in one update; no limit if null."""
+    """Values may move by this much from the rollout's in one update; no limit if null. Meant for rewards of deviation 1."""
     whiten: bool = True
-    """Advantages are brought to mean 0 and deviation 1 over the whole rollout."""
+    """Advantages are brought to mean 0 and deviation 1 over the whole rollout of all processes: the step no longer depends on the reward's scale."""
+    aggregation: Literal["token", "sequence"] = "token"
+    """A loss averages over all tokens of an optimizer step (long answers weigh more), or over answers (each weighs the same)."""
     entropy: float = Field(0.0, ge=0)
-    """Coefficient of an entropy bonus."""
+    """Coefficient of an entropy bonus in the loss; keeps exploration up, and biases the optimum towards uniform tokens."""
     missing_eos_penalty: float = Field(1.0, ge=0)
-    """Subtracted from the reward of an answer that did not end (Huang et al. 2024)."""
+    """Subtracted from the reward of an answer that did not end by itself (Huang et al. 2024)."""
+    overlong: int | None = Field(None, gt=0)
+    """The last so many tokens before `max_new_tokens` cost reward in a line down to -1 (DAPO, Yu et al. 2025); off if left out."""
+    stop_kl: float | None = Field(None, gt=0)
+    """Ends the policy's update of a rollout once it moved by more than this KL per token from the policy that drew it; off if left out."""
     critic_warmup: int = Field(10, ge=0)
-    """Rollouts in which only the critic learns."""
+    """Rollouts in which only the critic learns, so that the policy does not follow a critic that knows nothing yet."""
     policy_optimizer: PolicyOptimizer = PolicyOptimizer()
     critic_optimizer: CriticOptimizer = CriticOptimizer()
     adapter: Adapter | None = None
     """Train an adapter of the policy; the reference is then the policy with the adapter off, and needs no second copy."""
-    evaluate_every: Annotated[int, Field(gt=0)] = 20
+    evaluate_every: int = Field(20, gt=0)
     """Rollouts between evaluations on held-out prompts."""
+    evaluation_prompts: int = Field(128, gt=0)
+    """Held-out prompts answered in an evaluation, the first ones."""
+    guards: Literal["warn", "stop"] = "warn"
+    """What follows a sign of trouble (negative KL, KL explosion, entropy collapse, equal rewards, answers that never end...): a note, or the end."""
 
     @model_validator(mode="after")
     def _shapes(self) -> Self:
@@ -84,4 +104,9 @@ class PPO(StageConfig):
             raise ValueError(f"batch {self.batch} is not a multiple of minibatches {self.minibatches}")
         if self.critic_warmup >= self.steps:
             raise ValueError(f"critic_warmup {self.critic_warmup} leaves no step of {self.steps} for the policy")
+        if self.overlong is not None and self.overlong > self.sampling.max_new_tokens:
+            raise ValueError(f"overlong {self.overlong} is more than sampling.max_new_tokens {self.sampling.max_new_tokens}")
+        for part in self.rewards:
+            if (part.model is None) == (part.rule is None):
+                raise ValueError("rewards: each part is either a `model` or a `rule`")
         return self

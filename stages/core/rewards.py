@@ -1,0 +1,195 @@
+"""Rewards of answers: a weighted list of reward models and rules, each seen by itself. PPO learns from their sum, `evaluate` shows it.
+
+A reward model is asked about exactly the ids that it was trained on: the prompt as its template renders it, the sampled tokens themselves (no
+round trip through text, which would cut words anew where prompt and answer meet), and the end-of-turn token, if and only if the answer ended.
+Its score is read at the last real token by our own index: transformers' classifiers look for the last id that is not the pad id, and so
+overlook an end token that is also the pad token.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from data import chat
+from data.errors import DataError
+from stages.contract import Artifact, Hardware, Job
+from stages.core.config import RewardPart
+from stages.core.generation import Completion
+from stages.core.logprobs import cut
+from stages.core.models import load_reward_model, load_tokenizer
+from stages.core.rules import Rule, load_rule, score_of
+
+
+@dataclass(frozen=True)
+class Answers:
+    """B answers in every form that a reward may want."""
+
+    prompts: Sequence[list[dict[str, Any]]]
+    """Messages."""
+    prompt_ids: Sequence[Sequence[int]]
+    completions: Sequence[Completion]
+    texts: Sequence[str]
+    """What the answers say, without their end tokens."""
+    references: Sequence[Any]
+
+
+class Scores(NamedTuple):
+    total: np.ndarray
+    """Weighted sum of the parts: (B) float64."""
+    parts: dict[str, np.ndarray]
+    """Each part by its name, before its weight, and what rules grade beside their score: (B) float64 each."""
+
+
+class Scorer(Protocol):
+    def score(self, answers: Answers) -> dict[str, np.ndarray]:
+        """(B) float64 by name; the score is called '' and what is only shown by another name."""
+        ...
+
+
+@dataclass(frozen=True)
+class RuleScorer:
+    rule: Rule
+
+    def score(self, answers: Answers) -> dict[str, np.ndarray]:
+        rows = zip(answers.prompts, answers.texts, answers.completions, answers.references, strict=True)
+        grades = [self.rule(prompt, text, completion.finished, reference) for prompt, text, completion, reference in rows]
+        found = {"": np.array([score_of(grade) for grade in grades], dtype=np.float64)}
+        several = [grade for grade in grades if isinstance(grade, Mapping)]
+        for name in several[0] if len(several) == len(grades) else ():
+            found[name] = np.array([grade[name] for grade in several], dtype=np.float64)
+        return found
+
+
+@dataclass(frozen=True)
+class ModelScorer:
+    """A reward model and how its scores are brought to mean 0 and deviation 1."""
+
+    model: Any
+    end_of_turn: int
+    """The token that ends an answer in the data that the reward model was trained on."""
+    tokenizer: Any = None
+    """The reward model's own tokenizer where the policy's is another: answers then go through their text."""
+    mean: float = 0.0
+    std: float = 1.0
+    micro_batch: int | None = None
+
+    def score(self, answers: Answers) -> dict[str, np.ndarray]:
+        scores = last_token_scores(self.model, self.queries(answers), self.micro_batch)
+        return {"": (scores.double().numpy() - self.mean) / self.std}
+
+    def queries(self, answers: Answers) -> list[list[int]]:
+        """The ids that the reward model reads, for each answer."""
+        if self.tokenizer is None:
+            pairs = zip(answers.prompt_ids, answers.completions, strict=True)
+            return [[*prompt, *ended(completion, self.end_of_turn)] for prompt, completion in pairs]
+        rows = zip(answers.prompts, answers.texts, answers.completions, strict=True)
+        return [self._through_text(prompt, text, completion.finished) for prompt, text, completion in rows]
+
+    def _through_text(self, prompt: list[dict[str, Any]], text: str, finished: bool) -> list[int]:
+        ids = list(chat.render(self.tokenizer, [*prompt, {"role": "assistant", "content": text}]).ids)
+        end = len(ids) - 1 - ids[::-1].index(self.end_of_turn)
+        return ids[: end + 1] if finished else ids[:end]
+
+
+def ended(completion: Completion, end_of_turn: int) -> list[int]:
+    """The answer's ids, ended by the end-of-turn token if it finished (with that or with another end token, such as EOS)."""
+    return [*completion.ids[:-1], end_of_turn] if completion.finished else completion.ids
+
+
+@torch.no_grad()
+def last_token_scores(model: Any, rows: Sequence[Sequence[int]], micro_batch: int | None = None) -> Tensor:
+    """Scores (B) float32 on the CPU of a sequence classifier at the last token of each row, whatever the padding and the pad id."""
+    scores_B = torch.zeros(len(rows))
+    device = next(model.parameters()).device
+    for batch in cut([len(row) for row in rows], micro_batch):
+        longest = max(len(rows[i]) for i in batch)
+        ids = torch.tensor([[*rows[i], *[0] * (longest - len(rows[i]))] for i in batch], device=device)
+        last = torch.tensor([len(rows[i]) - 1 for i in batch], device=device)
+        hidden_BLH = backbone_of(model)(input_ids=ids, use_cache=False).last_hidden_state
+        scores_B[batch] = model.score(hidden_BLH[torch.arange(len(batch), device=device), last]).float()[:, 0].cpu()
+    return scores_B
+
+
+def backbone_of(classifier: Any) -> Any:
+    """The decoder under a sequence classifier's score head."""
+    return getattr(classifier, classifier.base_model_prefix)
+
+
+class Rewards:
+    """The weighted list."""
+
+    def __init__(self, parts: Sequence[tuple[str, RewardPart, Scorer]]) -> None:
+        self.parts = parts
+
+    def score(self, answers: Answers) -> Scores:
+        """Every part of every answer, clipped where the recipe says so, and the weighted sum."""
+        total = np.zeros(len(answers.completions))
+        seen: dict[str, np.ndarray] = {}
+        for name, part, scorer in self.parts:
+            found = scorer.score(answers)
+            score = found.pop("")
+            if not np.isfinite(score).all():
+                raise DataError(f"reward '{name}' gave a score that is not a finite number")
+            if part.clip is not None:
+                score = score.clip(-part.clip, part.clip)
+            total += part.weight * score
+            seen[name] = score
+            seen |= {f"{name}_{shown}": values for shown, values in found.items()}
+        return Scores(total, seen)
+
+
+def build_rewards(parts: Sequence[RewardPart], job: Job, tokenizer: Any, hardware: Hardware, prefix: str = "rewards") -> Rewards:
+    """The rewards that a recipe lists; reward models are read from the job's inputs `{prefix}.{number}.model`. Raises DataError."""
+    built: list[tuple[str, RewardPart, Scorer]] = []
+    names: set[str] = set()
+    for number, part in enumerate(parts):
+        scorer: Scorer
+        if part.model is not None:
+            scorer = _model_scorer(job.inputs[f"{prefix}.{number}.model"].path, part, tokenizer, hardware)
+        elif part.rule is not None:
+            scorer = RuleScorer(load_rule(part.rule))
+        else:
+            raise DataError(f"{prefix}.{number}: give a `model` or a `rule`")
+        plain = _plain_name(part)
+        name = plain if plain not in names else f"{plain}_{number}"
+        names.add(name)
+        built.append((name, part, scorer))
+    return Rewards(built)
+
+
+def _plain_name(part: RewardPart) -> str:
+    """`judge`, `world`, `regex`, the function's name: what the part is called in metrics."""
+    if part.model is not None:
+        return Path(part.model.removeprefix("hub:")).name
+    head, _, rest = (part.rule or "").partition(":")
+    return rest if head.endswith(".py") else head
+
+
+def _model_scorer(path: Path, part: RewardPart, tokenizer: Any, hardware: Hardware) -> ModelScorer:
+    model = load_reward_model(path, hardware).requires_grad_(False)
+    own = load_tokenizer(path)
+    same = own.get_vocab() == tokenizer.get_vocab() and own.chat_template == tokenizer.chat_template
+    if not same:
+        print(f"{path}: another tokenizer than the policy's; answers reach this reward model through their text", flush=True)
+    mean, std = reward_statistics(path) if part.normalise else (0.0, 1.0)
+    rows = hardware.micro_batch if isinstance(hardware.micro_batch, int) else None
+    return ModelScorer(model, end_of_turn(own), None if same else own, mean, std, rows)
+
+
+def reward_statistics(path: Path) -> tuple[float, float]:
+    """Mean and standard deviation of a reward model's scores as its artifact states them; 0 and 1 where it does not."""
+    file = path / "artifact.json"
+    artifact = Artifact.model_validate_json(file.read_text(encoding="utf-8")) if file.exists() else Artifact(kind="reward-model")
+    std = artifact.reward_std if artifact.reward_std is not None else 1.0
+    return artifact.reward_mean or 0.0, max(std, 1e-6)
+
+
+def end_of_turn(tokenizer: Any) -> int:
+    """The token that a tokenizer's chat template ends an assistant turn with: the last one that is learned."""
+    tokens = chat.render(tokenizer, [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}])
+    return [token for token, learned in zip(tokens.ids, tokens.learn, strict=True) if learned][-1]

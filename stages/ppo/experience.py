@@ -1,0 +1,102 @@
+"""What a rollout becomes before anything learns from it: log-probabilities, values, rewards, advantages, returns.
+
+Legend: B answers of this process, T tokens of the longest, `mask_BT` True on real tokens; all tensors are float32 on the CPU, 0 where masked.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from stages.core.logprobs import Batch, Sweep
+from stages.ppo.algorithm import finished_scores, gae, kl_estimate, overlong_penalty, token_rewards, whiten
+from stages.ppo.config import PPO
+from stages.ppo.players import Players
+from stages.ppo.ranks import Ranks
+from stages.ppo.rollout import Rollout
+
+
+@dataclass(frozen=True)
+class Experience:
+    samples: list[int]
+    """Number of each answer among the whole rollout's, over all processes."""
+    prompts: list[list[int]]
+    completions: list[list[int]]
+    mask_BT: Tensor
+    logp_BT: Tensor
+    """Of the policy that drew the answers, by the trainer's own forward pass."""
+    reference_BT: Tensor
+    entropy_BT: Tensor
+    values_BT: Tensor
+    rewards_BT: Tensor
+    advantages_BT: Tensor
+    returns_BT: Tensor
+    """What the critic learns."""
+    raw_advantages_BT: Tensor
+    """Before whitening."""
+    score_B: Tensor
+    """Reward of each answer, penalties for its end and length included, without KL."""
+    sampler_difference: float
+    """Largest difference of log-probabilities between the engine that drew the answers and the trainer."""
+
+    @property
+    def k1_B(self) -> Tensor:
+        """Sum over an answer's tokens of log(policy / reference), the k1 estimate of its KL in nats."""
+        return (self.logp_BT - self.reference_BT).sum(1)
+
+    @property
+    def k3_B(self) -> Tensor:
+        """The same by k3: of less variance, never negative."""
+        return torch.where(self.mask_BT, kl_estimate(self.logp_BT, self.reference_BT, "k3"), 0.0).sum(1)
+
+
+def collect(
+    rollout: Rollout, players: Players, config: PPO, coefficient: float, ranks: Ranks, micro_batch: int | None = None
+) -> Experience:
+    """Score every answer's tokens with policy, reference and critic; make rewards, advantages (whitened over all processes) and returns of them."""
+    completions = [completion.ids for completion in rollout.completions]
+    sweep = Sweep(rollout.prompt_ids, completions, micro_batch, next(players.policy.module.parameters()).device)
+
+    def forward(batch: Batch) -> tuple[Tensor | None, ...]:
+        return *players.policy.module(batch, with_entropy=True), players.reference(batch)[0], players.critic.module(batch)
+
+    logp_BT, entropy_BT, reference_BT, values_BT = sweep.over(forward)
+    mask_BT = sweep.mask_BT
+    score_B = answer_scores(rollout, config)
+    rewards_BT = token_rewards(score_B, kl_estimate(logp_BT, reference_BT, "k1"), mask_BT, coefficient)
+    raw_BT = gae(rewards_BT, values_BT, mask_BT, gamma=config.gamma, lam=config.lam)
+    critic_lam = config.lam if config.critic_lam is None else config.critic_lam
+    targets_BT = raw_BT if critic_lam == config.lam else gae(rewards_BT, values_BT, mask_BT, gamma=config.gamma, lam=critic_lam)
+    return Experience(
+        samples=rollout.samples,
+        prompts=rollout.prompt_ids,
+        completions=completions,
+        mask_BT=mask_BT,
+        logp_BT=logp_BT,
+        reference_BT=reference_BT,
+        entropy_BT=entropy_BT,
+        values_BT=values_BT,
+        rewards_BT=rewards_BT,
+        advantages_BT=whiten(raw_BT, mask_BT, ranks.sum) if config.whiten else raw_BT,
+        returns_BT=targets_BT + values_BT,
+        raw_advantages_BT=raw_BT,
+        score_B=score_B,
+        sampler_difference=float((sampled_logprobs(rollout, mask_BT) - logp_BT).abs().max()),
+    )
+
+
+def answer_scores(rollout: Rollout, config: PPO) -> Tensor:
+    """Rewards (B) float32 with the penalties for not ending and for nearing the limit."""
+    finished_B = torch.tensor([completion.finished for completion in rollout.completions])
+    score_B = finished_scores(torch.from_numpy(rollout.scores.total).float(), finished_B, config.missing_eos_penalty)
+    if config.overlong is None:
+        return score_B
+    length_B = torch.tensor([len(completion.ids) for completion in rollout.completions])
+    return score_B + overlong_penalty(length_B, config.sampling.max_new_tokens, config.overlong)
+
+
+def sampled_logprobs(rollout: Rollout, mask_BT: Tensor) -> Tensor:
+    """The engine's own log-probabilities as (B, T), 0 where masked."""
+    logp_BT = torch.zeros(mask_BT.shape)
+    logp_BT[mask_BT] = torch.tensor([logp for completion in rollout.completions for logp in completion.logprobs])
+    return logp_BT

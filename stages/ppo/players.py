@@ -1,0 +1,170 @@
+"""The players of PPO: a policy and a critic that learn, each with its own optimizer, schedule and clip, and a reference that does not.
+
+Never one optimizer or one clip for both: the value loss would then scale the policy's step. Dropout is off in all of them: with it, the first ratio
+of an update would not be 1. The reference is a frozen copy, or, where an adapter is trained, the policy with that adapter switched off.
+"""
+
+import copy
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from stages.contract import StageError
+from stages.core.config import Optimizer
+from stages.core.logprobs import Batch, TokenLogprobs, TokenValues
+from stages.ppo.ranks import Ranks
+
+
+class Policy(Protocol):
+    """What the loop asks of a policy or a reference: log-probabilities (N) of the answers' tokens and, if asked, entropies (N)."""
+
+    def __call__(self, batch: Batch, with_entropy: bool = False) -> tuple[Tensor, Tensor | None]: ...
+
+
+class Player:
+    """A module that learns by AdamW. Gradients gather until `step`."""
+
+    def __init__(self, name: str, module: nn.Module, settings: Optimizer, planned: int, ranks: Ranks) -> None:
+        self.name, self.module, self.settings, self.ranks = name, module, settings, ranks
+        self.planned, self.taken = max(planned, 1), 0
+        self.optimizer = adamw(module, settings)
+
+    @property
+    def learning_rate(self) -> float:
+        return learning_rate(self.settings, self.taken, self.planned)
+
+    def step(self) -> float:
+        """Sum gradients over processes, clip their global norm, step, forget them. Returns the norm before clipping; StageError if it is not finite."""
+        parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
+        self.ranks.sum_gradients(parameters)
+        norm = float(nn.utils.clip_grad_norm_(parameters, self.settings.clip))
+        if not math.isfinite(norm):
+            raise StageError(
+                f"the {self.name}'s gradient is not finite after {self.taken} updates; lower its learning rate or its reward's clip"
+            )
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.learning_rate
+        self.optimizer.step()
+        self.forget()
+        self.taken += 1
+        return norm
+
+    def forget(self) -> None:
+        """Drop the gradients gathered so far."""
+        self.optimizer.zero_grad(set_to_none=True)
+
+    def skip(self, updates: int) -> None:
+        """Updates that were planned and are not taken: the schedule goes on."""
+        self.taken += updates
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint holds: weights that train, optimizer, place in the schedule."""
+        trained = {name: p.detach() for name, p in self.module.named_parameters() if p.requires_grad}
+        return {"weights": trained, "optimizer": self.optimizer.state_dict(), "taken": self.taken}
+
+    def load(self, state: dict[str, Any]) -> None:
+        """Take over what `state` gave. Raises StageError where the weights are of other parameters."""
+        own = {name: p for name, p in self.module.named_parameters() if p.requires_grad}
+        if own.keys() != state["weights"].keys():
+            raise StageError(f"the checkpoint's {self.name} has other parameters than the model; start the stage anew")
+        with torch.no_grad():
+            for name, parameter in own.items():
+                parameter.copy_(state["weights"][name])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.taken = state["taken"]
+
+
+def adamw(module: nn.Module, settings: Optimizer) -> torch.optim.AdamW:
+    """AdamW over what trains, with decay on matrices only (no norms, biases, embeddings)."""
+    embeddings = {id(m.weight) for m in module.modules() if isinstance(m, nn.Embedding)}
+    trained = [p for p in module.parameters() if p.requires_grad]
+    decayed = [p for p in trained if p.ndim >= 2 and id(p) not in embeddings]
+    plain = [p for p in trained if p.ndim < 2 or id(p) in embeddings]
+    groups = [{"params": decayed, "weight_decay": settings.weight_decay}, {"params": plain, "weight_decay": 0.0}]
+    return torch.optim.AdamW(
+        [group for group in groups if group["params"]], lr=settings.learning_rate, betas=(settings.beta1, settings.beta2), fused=True
+    )
+
+
+def learning_rate(settings: Optimizer, taken: int, planned: int) -> float:
+    """The rate of update number `taken` (from 0) of `planned`: a line up over the warm-up, then the schedule down to `final` of the peak."""
+    warmup = settings.warmup * planned
+    if taken < warmup:
+        return settings.learning_rate * (taken + 1) / (math.ceil(warmup) + 1)
+    done = min((taken - warmup) / max(planned - warmup, 1e-9), 1.0)
+    if settings.schedule == "cosine":
+        height = 0.5 * (1.0 + math.cos(math.pi * done))
+    elif settings.schedule == "linear":
+        height = 1.0 - done
+    elif settings.schedule == "wsd":
+        height = min(1.0, (1.0 - done) / 0.2)
+    else:
+        return settings.learning_rate
+    return settings.learning_rate * (settings.final + (1.0 - settings.final) * height)
+
+
+@dataclass
+class Players:
+    policy: Player
+    critic: Player
+    reference: Policy
+
+    def state(self) -> dict[str, Any]:
+        return {"policy": self.policy.state(), "critic": self.critic.state()}
+
+    def load(self, state: dict[str, Any]) -> None:
+        self.policy.load(state["policy"])
+        self.critic.load(state["critic"])
+
+
+def frozen_copy(policy: TokenLogprobs) -> TokenLogprobs:
+    """A reference with weights of its own."""
+    return copy.deepcopy(policy).requires_grad_(False).eval()
+
+
+class AdapterOff:
+    """A reference that shares the policy's weights: the policy as it is without the adapter in training."""
+
+    def __init__(self, policy: TokenLogprobs) -> None:
+        self.policy = policy
+
+    @torch.no_grad()
+    def __call__(self, batch: Batch, with_entropy: bool = False) -> tuple[Tensor, Tensor | None]:
+        with adapter_off(self.policy.model):
+            found: tuple[Tensor, Tensor | None] = self.policy(batch, with_entropy)
+        return found
+
+
+@contextmanager
+def adapter_off(model: Any) -> Iterator[None]:
+    """peft's `disable_adapter`, with every parameter's `requires_grad` put back as it was: peft restores only the active adapter's."""
+    flags = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
+    with model.disable_adapter():
+        yield
+    for parameter, flag in flags:
+        parameter.requires_grad_(flag)
+
+
+def without_dropout(model: nn.Module) -> nn.Module:
+    """Every dropout's share set to 0, so that training mode (which gradient checkpointing needs) computes what eval mode does."""
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+        for name in ("dropout", "attention_dropout", "resid_dropout", "hidden_dropout"):
+            if isinstance(getattr(module, name, None), float):
+                setattr(module, name, 0.0)
+    return model
+
+
+def critic_from_scores(classifier: Any, backbone: nn.Module, mean: float, std: float, dtype: torch.dtype) -> TokenValues:
+    """A critic that begins as the reward model: its value is the standardised score that an answer ending here would get."""
+    critic = TokenValues(backbone, classifier.score.weight.shape[1], dtype)
+    with torch.no_grad():
+        critic.head.weight.copy_(classifier.score.weight.float() / std)
+        critic.head.bias.fill_(-mean / std)
+    return critic.to(classifier.score.weight.device)

@@ -1,0 +1,52 @@
+"""The processes that share a run, behind one small seam: sums over all of them. Alone, every sum is the identity and costs nothing.
+
+Every process holds whole models and answers its share of the prompts; statistics and gradients are sums over processes, divided by global counts,
+so that results do not depend on how many there are. Gradients are summed here, after the last backward pass of a window: no wrapper stands around
+the models, so none can be bypassed.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class Ranks:
+    rank: int = 0
+    size: int = 1
+
+    @property
+    def first(self) -> bool:
+        return self.rank == 0
+
+    def sum(self, sums: Tensor) -> Tensor:
+        """The sum of all processes' tensors; every process must call it, in the same order."""
+        if self.size == 1:
+            return sums
+        total = sums.clone()
+        dist.all_reduce(total)
+        return total
+
+    def sum_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
+        """Replace every gradient by its sum over processes, in one message. A process without a row in the window counts as zero."""
+        if self.size == 1:
+            return
+        trained = [parameter for parameter in parameters if parameter.requires_grad]
+        flat = torch.cat([torch.zeros_like(p).flatten() if p.grad is None else p.grad.flatten() for p in trained])
+        dist.all_reduce(flat)
+        for parameter, gradient in zip(trained, flat.split([p.numel() for p in trained]), strict=True):  # type: ignore[no-untyped-call]
+            parameter.grad = gradient.view_as(parameter).clone()
+
+    def wait(self) -> None:
+        if self.size > 1:
+            dist.barrier()
+
+
+def join() -> Ranks:
+    """This process among those that the launcher started."""
+    if not dist.is_initialized() and dist.is_torchelastic_launched():
+        dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+    return Ranks(dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else Ranks()

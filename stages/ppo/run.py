@@ -1,0 +1,176 @@
+"""The PPO stage: load the players, let them play, save the policy."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from data import chat
+from data.config import Source
+from data.errors import DataError
+from data.formats import Prompt
+from data.records import read_records, split
+from stages.contract import Hardware, Job, Result
+from stages.core.artifacts import save_artifact
+from stages.core.generation import Transformers
+from stages.core.interrupt import interruptible
+from stages.core.logprobs import TokenLogprobs, TokenValues
+from stages.core.models import check_fit, choose_precision, context_of, load_causal_lm, load_reward_model, load_tokenizer
+from stages.core.rewards import backbone_of, build_rewards, reward_statistics
+from stages.ppo.algorithm import KLController
+from stages.ppo.config import PPO
+from stages.ppo.loop import Training
+from stages.ppo.players import AdapterOff, Player, Players, critic_from_scores, frozen_copy, without_dropout
+from stages.ppo.ranks import Ranks, join
+from stages.ppo.rollout import Question, Rollouts
+from stages.ppo.watch import Watch
+
+
+def run(job: Job, config: PPO, hardware: Hardware) -> Result:
+    """Improve the policy; leave it as a plain causal model (an adapter merged), and say what became of reward and KL."""
+    ranks = join()
+    precision = choose_precision(hardware)
+    path = job.inputs["model"].path
+    tokenizer = load_tokenizer(path)
+    chat.check_template(tokenizer)
+    model = load_causal_lm(path, hardware)
+    check_fit(model, tokenizer, path)
+    questions, held_out, notes = read_prompts(job, config, tokenizer, context_of(model))
+    rewards = build_rewards(config.rewards, job, tokenizer, hardware)
+    players, how = build_players(job, config, hardware, model, tokenizer, ranks)
+    micro_batch = hardware.micro_batch if isinstance(hardware.micro_batch, int) else None
+    rollouts = Rollouts(
+        engine=Transformers(players.policy.module.model, micro_batch, precision.dtype),
+        rewards=rewards,
+        tokenizer=tokenizer,
+        end_ids=frozenset(chat.end_ids(tokenizer)),
+        sampling=config.sampling,
+        seed=job.seed,
+        ranks=ranks,
+    )
+    watch = Watch(job.folder, config, rollouts, held_out, ranks, micro_batch)
+    training = Training(
+        config=config,
+        seed=job.seed,
+        players=players,
+        rollouts=rollouts,
+        questions=questions,
+        kl=KLController(config.kl.coefficient, config.kl.target, config.kl.horizon),
+        watch=watch,
+        folder=job.folder / "checkpoints",
+        checkpoints=job.checkpoints,
+        ranks=ranks,
+        micro_batch=micro_batch,
+    )
+    if ranks.first:
+        print("\n".join([f"precision {precision}", *notes, *how]), flush=True)
+    with interruptible() as stop:
+        training.train(stop)
+    if ranks.first:
+        save_artifact(players.policy.module.model, tokenizer, job.artifact, kind="causal-lm")
+    ranks.wait()
+    return Result(steps=config.steps, metrics=watch.final(), tables=[watch.table()], notes=[*notes, *how, *watch.notes])
+
+
+def build_players(job: Job, config: PPO, hardware: Hardware, model: Any, tokenizer: Any, ranks: Ranks) -> tuple[Players, list[str]]:
+    """The policy from `model`, its reference, and a critic; and how they were made, a sentence each."""
+    dtype = choose_precision(hardware).dtype
+    device = next(model.parameters()).device
+    critic_module, how = build_critic(job, config, hardware, tokenizer, dtype)
+    reference: AdapterOff | TokenLogprobs
+    if config.adapter is None:
+        policy_module = TokenLogprobs(without_dropout(model.requires_grad_(True)), config.sampling.temperature, dtype)
+        reference = frozen_copy(policy_module)
+        notes = ["the reference is a frozen copy of the policy"]
+    else:
+        from stages.adapters.lora import add_adapter
+
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(job.seed)
+            adapted = add_adapter(model, config.adapter, "CAUSAL_LM")
+        policy_module = TokenLogprobs(without_dropout(adapted), config.sampling.temperature, dtype)
+        reference = AdapterOff(policy_module)
+        notes = ["the reference is the policy with its adapter switched off"]
+    for module in (policy_module, critic_module):
+        _prepare(module, hardware)
+    updates = config.epochs * config.minibatches
+    policy = Player("policy", policy_module, config.policy_optimizer, (config.steps - config.critic_warmup) * updates, ranks)
+    critic = Player("critic", critic_module.to(device), config.critic_optimizer, config.steps * updates, ranks)
+    return Players(policy, critic, reference), [*notes, how]
+
+
+def _prepare(module: Any, hardware: Hardware) -> None:
+    """Eval mode, where nothing is drawn; or training mode without dropout, which gradient checkpointing needs."""
+    if not hardware.gradient_checkpointing:
+        module.eval()
+        return
+    inner = module.model if isinstance(module, TokenLogprobs) else module.backbone
+    inner.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    if hasattr(inner, "enable_input_require_grads"):
+        inner.enable_input_require_grads()
+    module.train()
+
+
+def build_critic(job: Job, config: PPO, hardware: Hardware, tokenizer: Any, dtype: torch.dtype) -> tuple[TokenValues, str]:
+    """A critic of its own weights: from the model that the recipe names, or the first reward model that shares the tokenizer, or the policy."""
+    models = [(job.inputs[f"rewards.{i}.model"], part) for i, part in enumerate(config.rewards) if part.model is not None]
+    if config.critic is not None:
+        chosen, part = job.inputs["critic"], None
+    elif models and load_tokenizer(models[0][0].path).get_vocab() == tokenizer.get_vocab():
+        chosen, part = models[0]
+    else:
+        chosen, part = job.inputs["model"], None
+    if chosen.kind != "reward-model":
+        model = load_causal_lm(chosen.path, hardware).requires_grad_(True)
+        critic = TokenValues(without_dropout(model.get_decoder()), model.config.get_text_config().hidden_size, dtype)
+        return critic.to(model.device), f"the critic begins as '{chosen.reference}' with a value head of zeros"
+    classifier = load_reward_model(chosen.path, hardware).requires_grad_(True)
+    mean, std = reward_statistics(chosen.path) if part is None or part.normalise else (0.0, 1.0)
+    critic = critic_from_scores(classifier, without_dropout(backbone_of(classifier)), mean, std / (part.weight if part else 1.0), dtype)
+    return critic, f"the critic begins as the reward model '{chosen.reference}', its score head as value head"
+
+
+def read_prompts(job: Job, config: PPO, tokenizer: Any, context: int) -> tuple[list[Question], list[Question], list[str]]:
+    """Prompts to train on and held-out ones, and what was noticed. Raises DataError if none fits the context beside an answer."""
+    room = context - config.sampling.max_new_tokens
+    if room < 1:
+        raise DataError(
+            f"sampling.max_new_tokens {config.sampling.max_new_tokens} leaves no room for a prompt in the context of {context} tokens"
+        )
+    found = read_records(config.prompts, _files(job, "prompts", config.prompts), Prompt)
+    records, notes = found.records, list(found.notes)
+    if config.validation:
+        validation = read_records(config.validation, _files(job, "validation", config.validation), Prompt)
+        held_out, notes = validation.records, notes + validation.notes
+    else:
+        records, held_out = split(records, config.held_out)
+    training, left = questions_of(records, tokenizer, room)
+    asked, also_left = questions_of(held_out, tokenizer, room)
+    if left + also_left:
+        notes.append(f"{left + also_left} prompts do not fit into {room} tokens even without their oldest turns, and are left out")
+    for what, questions in (("prompt", training), ("held-out prompt", asked)):
+        if not questions:
+            raise DataError(
+                f"no {what} fits into {room} tokens (context {context} less sampling.max_new_tokens {config.sampling.max_new_tokens})"
+            )
+    return training, asked, notes
+
+
+def questions_of(records: Sequence[Prompt], tokenizer: Any, room: int) -> tuple[list[Question], int]:
+    """Prompts with their ids, their oldest exchanges dropped where they are too long; and how many do not fit at all."""
+    questions, left = [], 0
+    for record, ids in zip(records, chat.render_prompts(tokenizer, [record.messages for record in records]), strict=True):
+        messages: list[dict[str, Any]] | None = record.messages
+        while len(ids) > room and messages is not None:
+            messages = chat.without_oldest(messages)
+            ids = chat.render_prompt(tokenizer, messages) if messages is not None else ids
+        if messages is None:
+            left += 1
+            continue
+        questions.append(Question(list(ids), Prompt(messages, record.reference, record.extra)))
+    return questions, left
+
+
+def _files(job: Job, field: str, sources: Sequence[Source]) -> list[list[Path]]:
+    return [job.files.get(f"{field}.{number}", []) for number in range(len(sources))]

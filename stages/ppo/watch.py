@@ -1,0 +1,150 @@
+"""What can be seen of a run of PPO: a line of numbers for every rollout, evaluations on held-out prompts, samples, and named warnings."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from stages.contract import StageError, Table
+from stages.core import metrics
+from stages.core.metrics import Metrics
+from stages.ppo.algorithm import explained_variance, moments
+from stages.ppo.config import PPO
+from stages.ppo.experience import Experience, collect
+from stages.ppo.guards import warnings
+from stages.ppo.players import Players
+from stages.ppo.ranks import Ranks
+from stages.ppo.rollout import Question, Rollout, Rollouts
+from stages.ppo.update import Moved
+
+FINAL_STEPS = 10
+"""Result metrics are means over the last so many rollouts."""
+SAMPLES_SHOWN = 3
+
+
+class Watch:
+    def __init__(
+        self, folder: Any, config: PPO, rollouts: Rollouts, held_out: Sequence[Question], ranks: Ranks, micro_batch: int | None = None
+    ) -> None:
+        self.folder, self.config, self.rollouts, self.ranks, self.micro_batch = folder, config, rollouts, ranks, micro_batch
+        self.held_out = list(held_out)[: config.evaluation_prompts]
+        self.record = Metrics(folder, writes=ranks.first)
+        self.lines: list[dict[str, Any]] = []
+        """Lines of rollouts so far."""
+        self.evaluations: list[dict[str, Any]] = []
+        self.told: set[str] = set()
+        """Names of the warnings given."""
+        self.notes: list[str] = []
+
+    def rewind(self, step: int, told: Sequence[str] = ()) -> None:
+        """Go on after `step` of an earlier attempt: later lines are dropped, what was told is not told again."""
+        self.record.rewind(step)
+        self.ranks.wait()
+        lines = [line for line in metrics.read(self.folder / "metrics.jsonl") if line["step"] <= step]
+        self.lines = [line for line in lines if "reward" in line]
+        self.evaluations = [line for line in lines if "held_out_reward" in line]
+        self.told = set(told)
+
+    def report(
+        self,
+        step: int,
+        rollout: Rollout,
+        experience: Experience,
+        moved: Moved,
+        players: Players,
+        coefficient: float,
+        seconds: dict[str, float],
+    ) -> dict[str, float]:
+        """Log a rollout's numbers, all of them over all processes, and warn of what looks wrong. Gives the line."""
+        line = self._answers(rollout, experience) | self._critic(experience) | moved.means
+        line |= {
+            "ratio_max": self._largest(moved.largest_ratio),
+            "first_ratio_error": self._largest(moved.first_ratio_error),
+            "sampler_difference": self._largest(experience.sampler_difference),
+            "coefficient": coefficient,
+            "learning_rate": players.policy.learning_rate,
+            "update_stopped": float(moved.stopped),
+            "tokens_per_second": line["tokens"] / sum(seconds.values()),
+            **{f"seconds_{phase}": round(value, 4) for phase, value in seconds.items()},
+        }
+        self.record.log(step, self.config.steps, **line)
+        if self.ranks.first and (step == 1 or step % 10 == 0 or step == self.config.steps):
+            shown = ("reward", "kl", "entropy", "eos_rate", "length", "clip_fraction", "explained_variance")
+            print(f"rollout {step}/{self.config.steps}  " + "  ".join(f"{k} {line[k]:.3f}" for k in shown if k in line), flush=True)
+        self._warn(step, line)
+        self.lines.append({"step": step, **line})
+        return line
+
+    def evaluate(self, step: int, players: Players) -> None:
+        """Answer the held-out prompts, always with the same random numbers, and log reward, KL and every part of the reward."""
+        rollout = self.rollouts.held_out(self.held_out)
+        experience = collect(rollout, players, self.config, 0.0, self.ranks, self.micro_batch)
+        line = {f"held_out_{name}": value for name, value in self._answers(rollout, experience).items() if name != "tokens"}
+        self.record.log(step, self.config.steps, **line)
+        self.evaluations.append({"step": step, **line})
+        if self.ranks.first:
+            numbers = "  ".join(f"{name.removeprefix('held_out_')} {value:.3f}" for name, value in line.items())
+            print(f"held out after {step}  {numbers}", flush=True)
+            for text, score in list(zip(rollout.texts, rollout.scores.total, strict=True))[:SAMPLES_SHOWN]:
+                print(f"  {score:+.2f}  {text!r}", flush=True)
+
+    def _answers(self, rollout: Rollout, experience: Experience) -> dict[str, float]:
+        """Means over answers of all processes; entropy is one over tokens."""
+        lengths_B = experience.mask_BT.sum(1).double()
+        per_answer = {
+            "reward": experience.score_B.double(),
+            "reward_square": experience.score_B.double().square(),
+            "kl": experience.k1_B.double(),
+            "kl_k3": experience.k3_B.double(),
+            "length": lengths_B,
+            "eos_rate": torch.tensor([float(completion.finished) for completion in rollout.completions], dtype=torch.float64),
+            **{f"reward_{name}": torch.from_numpy(np.asarray(values, dtype=np.float64)) for name, values in rollout.scores.parts.items()},
+            "entropy": experience.entropy_BT.double().sum(1),
+        }
+        sums = torch.stack([torch.ones_like(lengths_B).sum(), *(values_B.sum() for values_B in per_answer.values())])
+        count, *totals = self.ranks.sum(sums).tolist()
+        line = {name: total / count for name, total in zip(per_answer, totals, strict=True)}
+        line["entropy"] /= line["length"]
+        line["reward_std"] = max(line.pop("reward_square") - line["reward"] ** 2, 0.0) ** 0.5
+        line["tokens"] = line["length"] * count
+        return line
+
+    def _critic(self, experience: Experience) -> dict[str, float]:
+        mask_BT = experience.mask_BT
+        return {
+            "explained_variance": explained_variance(experience.values_BT, experience.returns_BT, mask_BT, self.ranks.sum),
+            "advantage_std": moments(experience.raw_advantages_BT, mask_BT, self.ranks.sum).variance ** 0.5,
+            "value_mean": moments(experience.values_BT, mask_BT, self.ranks.sum).mean,
+        }
+
+    def _largest(self, value: float) -> float:
+        """The largest of all processes' values, by sums: each fills its own place."""
+        places = torch.zeros(self.ranks.size, dtype=torch.float64)
+        places[self.ranks.rank] = value
+        return float(self.ranks.sum(places).max())
+
+    def _warn(self, step: int, line: dict[str, float]) -> None:
+        for warning in warnings(line, self.lines):
+            if warning.name in self.told:
+                continue
+            self.told.add(warning.name)
+            sentence = f"{warning.name} at rollout {step}: {warning.sentence}"
+            self.notes.append(sentence)
+            if self.ranks.first:
+                print(f"warning: {sentence}", flush=True)
+            if self.config.guards == "stop":
+                raise StageError(sentence)
+
+    def final(self) -> dict[str, float]:
+        """The result's numbers: means over the last rollouts, and the last and first evaluation."""
+        last = self.lines[-FINAL_STEPS:]
+        names = [name for name in last[-1] if name not in ("step", "steps", "seconds", "tokens") and not name.startswith("seconds_")]
+        found = {name: float(np.mean([line[name] for line in last if line.get(name) is not None])) for name in names}
+        found |= {name: value for name, value in self.evaluations[-1].items() if name.startswith("held_out_")}
+        return found | {"held_out_reward_before": self.evaluations[0]["held_out_reward"]}
+
+    def table(self) -> Table:
+        names = [name for name in self.evaluations[0] if name.startswith("held_out_") and name != "held_out_reward_std"]
+        rows: list[list[str | float | None]] = [[line["step"], *(line.get(name) for name in names)] for line in self.evaluations]
+        return Table(title="Held-out prompts", columns=["rollout", *(n.removeprefix("held_out_") for n in names)], rows=rows)
