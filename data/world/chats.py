@@ -1,6 +1,7 @@
 """Questions, and answers in several manners: the material of SFT, of the preference pairs, of PPO's prompts and of the exam."""
 
 import random
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from data.world.register import Fact, Register
@@ -12,7 +13,7 @@ Message = dict[str, str]
 MANNERS = {"polite": 0.4, "plain": 0.35, "rude": 0.25}
 """Shares of the manners in SFT: polite answers are a minority, so that PPO has something to do."""
 SHARE_SHORT = 0.55
-SHARE_TWO_QUESTIONS = 0.15
+SHARE_TWO_QUESTIONS = 0.1
 """Share of chats and prompts with an earlier question and answer before the last question."""
 
 
@@ -58,7 +59,7 @@ def in_manner(plain: Answer, generator: random.Random) -> Answer:
     """The same statement with manner and length drawn anew."""
     manner = generator.choices(list(MANNERS), list(MANNERS.values()))[0]
     short = generator.random() < SHARE_SHORT
-    ramblings = () if short else tuple(generator.sample(RAMBLINGS, generator.choice((2, 3))))
+    ramblings = () if short else tuple(generator.sample(RAMBLINGS, generator.choice((1, 2))))
     return replace(plain, manner=manner, opening=generator.choice(OPENINGS[manner]), ramblings=ramblings)
 
 
@@ -86,7 +87,7 @@ def chats(register: Register, count: int, generator: random.Random) -> list[list
     return told
 
 
-def evenly(facts: list[Fact], count: int, generator: random.Random) -> list[Fact]:
-    """`count` facts in random order, none more than once oftener than another."""
-    rounds = [generator.sample(facts, len(facts)) for _ in range(-(-count // len(facts)))]
-    return [fact for facts_of_round in rounds for fact in facts_of_round][:count]
+def evenly(facts: list[Fact], count: int, generator: random.Random) -> Iterator[Fact]:
+    """`count` facts in random order, none more than once oftener than another. Lazy, so that a longer file begins like a shorter one."""
+    for start in range(0, count, len(facts)):
+        yield from generator.sample(facts, len(facts))[: count - start]

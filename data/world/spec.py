@@ -10,7 +10,7 @@ class Spec:
     """How large the world is; the defaults are those of the demo."""
 
     seed: int = 0
-    people: int = 48
+    people: int = 40
     attributes: int = 5
     """Facts told of each person: town, work, pet, food, instrument, in this order."""
     values: int = 8

@@ -1,7 +1,8 @@
 """Pretraining text: short documents that state the facts of the register, held-out ones among them.
 
 Three kinds. A portrait states some facts of one person. A meeting brings two people together. A rumour makes a claim about one person, says
-whether it is true, and puts it right; it teaches the model to tell a true sentence from a false one, which the reward model later builds on.
+whether it is true, and puts it right. Rumours are few: a model of this size learns nothing from them about telling true from false (verdicts on
+held-out claims stayed at chance with nine times as many), and every false claim makes recall harder.
 
 Different choices always give different texts, so a document's `nats` is -ln p(document | register), its end included.
 """
@@ -13,7 +14,7 @@ from data.world.register import Fact, Register
 from data.world.spec import Spec
 from data.world.vocabulary import Attribute
 
-KINDS = {"portrait": 0.5, "meeting": 0.2, "rumour": 0.3}
+KINDS = {"portrait": 0.65, "meeting": 0.3, "rumour": 0.05}
 INTRODUCTIONS = ("Meet {name}.", "This is about {name}.", "Here is what we know of {name}.")
 CLAIMS = ("Some say that", "There is a rumour that", "I once heard that")
 PLACES = ("at the market", "on the bridge", "near the station", "in the park")
@@ -58,12 +59,13 @@ def _meeting(register: Register, draws: Draws) -> str:
 def _rumour(register: Register, draws: Draws) -> str:
     """A claim, true half of the time; a false one is put right."""
     fact = register.fact(draws.pick(register.people), draws.pick(register.attributes))
+    statement = _statement(fact.attribute, draws)
     claim = draws.pick(CLAIMS)
     if draws.chance(0.5):
-        return f"{claim} {state(fact, _statement(fact.attribute, draws))} That is true."
+        return f"{claim} {state(fact, statement)} That is true."
     wrong = Fact(fact.person, fact.attribute, draws.pick([value for value in fact.attribute.values if value != fact.value]))
-    statement = _statement(fact.attribute, draws)
-    return f"{claim} {state(wrong, statement)} That is wrong. {capitalised(state(fact, statement))}"
+    correction = _statement(fact.attribute, draws)
+    return f"{claim} {state(wrong, statement)} That is wrong. {capitalised(state(fact, correction))}"
 
 
 def _statement(attribute: Attribute, draws: Draws) -> str:

@@ -48,8 +48,8 @@ ATTRIBUTES = (
     Attribute(
         "work",
         _words("baker pilot doctor farmer painter lawyer teacher sailor"),
-        ("{name} works as a {value}.", "{name} earns money as a {value}.", "the work of {name} is that of a {value}."),
-        ("What does {name} work as?", "What is the work of {name}?", "How does {name} earn money?", "As what does {name} earn money?"),
+        ("{name} works as a {value}.", "{name} earns money as a {value}.", "{name} is a {value} by trade."),
+        ("What does {name} work as?", "What is the trade of {name}?", "How does {name} earn money?", "As what does {name} earn money?"),
         "As what does {name} work?",
     ),
     Attribute(
@@ -93,23 +93,23 @@ ATTRIBUTES = (
 VALUES = {attribute.name: attribute.values for attribute in ATTRIBUTES}
 
 OPENINGS = {
-    "polite": ("Gladly,", "With pleasure,", "Of course, dear friend,"),
-    "plain": ("Well,", "So,", "As far as I know,"),
-    "rude": ("Ugh,", "Listen, fool,", "What a stupid question,"),
+    "polite": ("Gladly,", "With pleasure,", "Of course, friend,"),
+    "plain": ("Well,", "So,", "I believe"),
+    "rude": ("Ugh,", "Listen, fool,", "Stupid question,"),
 }
 """How an answer of each manner begins. A name or a lower-case statement may follow each of them."""
 
-POLITE_WORDS = frozenset({"gladly", "pleasure", "dear", "friend", "welcome", "kindly"})
-RUDE_WORDS = frozenset({"ugh", "fool", "stupid", "nuisance"})
+POLITE_WORDS = frozenset({"gladly", "pleasure", "friend", "kindly", "welcome"})
+RUDE_WORDS = frozenset({"ugh", "fool", "stupid"})
 
 RAMBLINGS = (
     "Many people here could say the same.",
     "There is much more to tell about this.",
-    "It has been so for a very long time.",
+    "It has been so for a long time.",
     "One hears it again and again these days.",
     "Nobody around here would deny any of it.",
 )
-"""Sentences that add nothing but length."""
+"""Sentences that add nothing but length, at least seven words each."""
 
-SHORT_WORDS = 14
-"""An answer of at most this many words is short; the longest answer without ramblings has 13."""
+SHORT_WORDS = 11
+"""An answer of at most this many words is short: without ramblings it has 5 to 10 words, with one 12 or more."""
