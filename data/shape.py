@@ -156,6 +156,7 @@ def spans_of(
     """The rendered text, and a verified span for each assistant turn in order. Raises DataError where that is impossible."""
     shape = shape_of(tokenizer)
     text, marked = rendered(tokenizer, messages, tools)
+    _nothing_lost(messages, tools, text)
     answers = sum(message["role"] == "assistant" for message in messages)
     if shape.marked and len(marked) == answers:
         return text, [ended(text, span, shape) for span in marked]
@@ -165,6 +166,21 @@ def spans_of(
         except UnverifiedError:
             continue
     return text, _by_prefix(tokenizer, messages, tools, text, shape)
+
+
+def _nothing_lost(messages: Sequence[Message], tools: Sequence[dict[str, Any]] | None, text: str) -> None:
+    """Some templates drop a system prompt, tools or tool calls without a word; the model would learn to act on orders that it never saw."""
+    for message in messages:
+        if message["role"] in ("system", "user") and str(message["content"]).strip() not in text:
+            raise DataError(f"the chat template loses or rewrites the {message['role']} turn {str(message['content'])[:40]!r}")
+        for call in message.get("tool_calls") or []:
+            if str(call["function"]["name"]) not in text:
+                raise DataError(
+                    f"the chat template loses the call of the tool {call['function']['name']!r}; wanted a template with tool calls"
+                )
+    for tool in tools or []:
+        if str(tool.get("function", tool).get("name")) not in text:
+            raise DataError(f"the chat template loses the tool {tool.get('function', tool).get('name')!r}; wanted a template with tools")
 
 
 def ended(text: str, span: Span, shape: Shape) -> Span:

@@ -29,7 +29,7 @@ def encode_stream(tokenizer: "PreTrainedTokenizerFast", texts: Iterable[str]) ->
     eos = tokenizer.eos_token_id
     if eos is None:
         raise DataError("the tokenizer has no EOS token; documents could not be told apart")
-    backend = _backend(tokenizer)
+    backend = fast_backend(tokenizer)
     remaining = iter(texts)
     while batch := list(islice(remaining, BATCH)):
         for encoding in backend.encode_batch_fast(batch, add_special_tokens=True):
@@ -38,7 +38,8 @@ def encode_stream(tokenizer: "PreTrainedTokenizerFast", texts: Iterable[str]) ->
             yield np.array(ids if ids and ids[-1] == eos else [*ids, eos], dtype=np.int32)
 
 
-def _backend(tokenizer: Any) -> Any:
+def fast_backend(tokenizer: Any) -> Any:
+    """The tokenizer's Rust side, with no truncation or padding left over. Raises DataError if it has none."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None:
         raise DataError(f"{type(tokenizer).__name__} is a slow tokenizer; wanted one with a tokenizer.json")
