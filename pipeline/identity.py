@@ -12,7 +12,6 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel
@@ -59,6 +58,15 @@ def _refuse(value: Any) -> None:
         raise TypeError(f"no canonical form: {value!r} ({type(value).__name__})")
 
 
+def identity_of(recipe: Recipe, stage: str, known: Mapping[str, Identity], pins: Mapping[str, str]) -> Identity:
+    """Identity of one stage, from the data as it is now; `known` has those of the stages above."""
+    problems: list[Problem] = []
+    identity = Identity(_Reader(recipe, stage, known, pins, problems).identity())
+    if problems:
+        raise RecipeError(problems)
+    return identity
+
+
 def identities(recipe: Recipe, pins: Mapping[str, str] | None = None) -> dict[str, Identity]:
     """Identity of every stage; `pins` has the commits of Hub repositories. Raises RecipeError with all data that cannot be found."""
     known: dict[str, Identity] = {}
@@ -93,7 +101,7 @@ class _Reader:
             return self._code(field, code[1], code[2])
         inner = list(children(field, annotation))
         if isinstance(value, BaseModel | dict):
-            names = [name for name in (type(value).model_fields if isinstance(value, BaseModel) else value)]
+            names = list(type(value).model_fields if isinstance(value, BaseModel) else value)
             return {name: self._canonical(*child) for name, child in zip(names, inner, strict=True) if not is_context(child[0])}
         if isinstance(value, list | tuple):
             return [self._canonical(*child) for child in inner]
@@ -103,7 +111,7 @@ class _Reader:
         if reference.form == "stage":
             return {"artifact": self.known[reference.value].fingerprint}
         if reference.form == "hub":
-            return {"hub": pinned(reference.value, self.pins)}
+            return {"hub": pinned("model", reference.value, self.pins)}
         folder = self.recipe.root / reference.value
         found = inspect(folder)
         if isinstance(found, str):
@@ -125,10 +133,10 @@ class _Reader:
     def _content(self, field: Field, source: Source) -> dict[str, Any]:
         from data.sources import digest, resolve
 
-        if source.stage in self.known:
+        if source.stage is not None and source.stage in self.known:
             return {"artifact": self.known[source.stage].fingerprint, "path": source.path}
         if source.path.startswith(HUB):
-            return {"hub": pinned(source.path, self.pins)}
+            return {"hub": pinned("dataset", source.path, self.pins)}
         try:
             folder = self.recipe.root / source.stage if source.stage else None
             return {"files": digest(resolve(source, self.recipe.root, folder))}
@@ -147,9 +155,14 @@ class _Reader:
         self.problems.append(self.recipe.problem(self.stage, field, message))
 
 
-def pinned(name: str, pins: Mapping[str, str]) -> str:
+def repository(name: str) -> str:
+    """`owner/name[@revision]` of a `hub:` name."""
+    return name.removeprefix(HUB).partition(":")[0]
+
+
+def pinned(kind: str, name: str, pins: Mapping[str, str]) -> str:
     """A `hub:` name with the commit that the run has settled on, where it has."""
-    repository, _, rest = name.removeprefix(HUB).partition(":")
-    commit = pins.get(repository)
-    settled = f"{HUB}{repository.partition('@')[0]}@{commit}" if commit else f"{HUB}{repository}"
+    wanted, _, rest = name.removeprefix(HUB).partition(":")
+    commit = pins.get(f"{kind} {wanted}")
+    settled = f"{HUB}{wanted.partition('@')[0]}@{commit}" if commit else f"{HUB}{wanted}"
     return f"{settled}:{rest}" if rest else settled

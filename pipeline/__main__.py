@@ -1,0 +1,69 @@
+"""`pipeline`: one recipe takes a language model through pretraining, SFT, reward modelling and PPO.
+
+Exit codes: 0 done; 1 a stage failed or missed its gate; 2 the command line, the recipe or the data is wrong and nothing was started;
+3 the run is held by another process; 130 interrupted, and the same command goes on.
+"""
+
+import sys
+from collections.abc import Sequence
+
+from pipeline import commands
+from pipeline.errors import HeldError, PipelineError, RecipeError, suggestion
+
+WRONG_USE = 2
+"""`stages.contract.WRONG_INPUT`, which is not imported here so that asking for help costs nothing."""
+COMMANDS = {
+    "init": commands.init,
+    "check": commands.check,
+    "plan": commands.plan,
+    "run": commands.run,
+    "status": commands.status,
+    "clean": commands.clean,
+    "doctor": commands.doctor,
+    "schema": commands.schema,
+}
+
+
+def main(argv: list[str] | None = None, *, worker: Sequence[str] | None = None) -> int:
+    """Runs one command and gives its exit code. `worker` is what Python is told to run for a stage; `-m stages` if left out."""
+    words = sys.argv[1:] if argv is None else argv
+    if not words or words[0] in ("-h", "--help", "help"):
+        print(_help())
+        return 0 if words else WRONG_USE
+    if words[0] == "--version":
+        print(_version())
+        return 0
+    if words[0] not in COMMANDS:
+        print(f"pipeline: no command '{words[0]}'{suggestion(words[0], COMMANDS)}\n\n{_help()}", file=sys.stderr)
+        return WRONG_USE
+    try:
+        if words[0] == "run" and worker is not None:
+            return commands.run(words[1:], tuple(worker))
+        return COMMANDS[words[0]](words[1:])
+    except SystemExit as error:  # argparse: 0 after --help, 2 for a wrong option
+        return error.code if isinstance(error.code, int) else WRONG_USE
+    except (PipelineError, OSError) as error:
+        print(f"{error}", file=sys.stderr)
+        from stages.contract import FAILED, HELD
+
+        return WRONG_USE if isinstance(error, RecipeError) else HELD if isinstance(error, HeldError) else FAILED
+    except KeyboardInterrupt:
+        return 130
+
+
+def _help() -> str:
+    lines = "\n".join(f"  {name:<8} {(command.__doc__ or '').splitlines()[0]}" for name, command in COMMANDS.items())
+    return f"usage: pipeline COMMAND ...\n\n{lines}\n\nStart with: pipeline init my.yaml && pipeline run my.yaml\nEach command explains itself with --help."
+
+
+def _version() -> str:
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return f"recipe-pipeline {version('recipe-pipeline')}"
+    except PackageNotFoundError:
+        return "recipe-pipeline (not installed)"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,161 @@
+"""The commands that only look: check, plan, status, schema; and init. Each gives its exit code; results go to standard output."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from pipeline.arguments import Parser
+from pipeline.errors import RecipeError, suggestion
+
+DONE, FAILED = 0, 1
+"""As in `stages.contract`, which is not imported here so that asking for help costs nothing."""
+
+
+def plan(arguments: list[str]) -> int:
+    """Show what `run` would do, and why."""
+    parser = Parser("plan", "Show what `run` would do for each stage, and why. Starts nothing.").recipe("recipe (YAML), or a run's folder")
+    options = parser.selection().json().read(arguments)
+    from pipeline.plan import Selection, make_plan
+    from pipeline.show import plan_json, plan_text
+    from pipeline.target import open_target
+
+    recipe, run = open_target(options.recipe, options.overrides, options.runs)
+    selection = Selection(options.start, options.until, options.only, tuple(options.redo))
+    made = make_plan(recipe, run, selection)
+    print(json.dumps(plan_json(made), indent=1) if options.json else plan_text(made))
+    return DONE
+
+
+def check(arguments: list[str]) -> int:
+    """Find everything that is wrong with a recipe and its data, before anything starts."""
+    parser = Parser("check", "Find everything that is wrong with a recipe and its data. Starts nothing; exit code 2 if something is wrong.")
+    options = parser.recipe("recipe (YAML), or a run's folder").json().read(arguments)
+    from pipeline.checks import check_all
+    from pipeline.target import open_target
+
+    try:
+        recipe, run = open_target(options.recipe, options.overrides, options.runs)
+        notes = check_all(recipe, run)
+    except RecipeError as error:
+        if not options.json:
+            raise
+        problems = [{"where": problem.where, "path": problem.path, "message": problem.message} for problem in error.problems]
+        print(json.dumps({"ok": False, "problems": problems}, indent=1))
+        return 2
+    if options.json:
+        print(json.dumps({"ok": True, "stages": list(recipe.stages), "notes": notes}, indent=1))
+    else:
+        print("\n".join([*notes, f"{options.recipe}: {len(recipe.stages)} stages, nothing wrong"]))
+    return DONE
+
+
+def status(arguments: list[str]) -> int:
+    """Show where a run stands."""
+    parser = Parser("status", "Show where a run stands: what is done, what runs now, how each attempt ended.")
+    options = parser.recipe("recipe (YAML), or a run's folder").json().read(arguments)
+    from pipeline.standing import standing
+    from pipeline.target import open_target
+
+    recipe, run = open_target(options.recipe, options.overrides, options.runs)
+    found = standing(recipe, run)
+    if options.json:
+        print(json.dumps(found, indent=1))
+        return DONE
+    from pipeline.show import columns
+
+    print(f"{recipe.name}  {found['held'] or 'no process works on it'}")
+    print(columns((stage["name"], stage["state"], stage["text"]) for stage in found["stages"]))
+    return DONE
+
+
+def schema(arguments: list[str]) -> int:
+    """Print the JSON Schema of recipes, for editors."""
+    Parser(
+        "schema",
+        "Print the JSON Schema of recipes. In an editor with a YAML language server: # yaml-language-server: $schema=recipe.schema.json",
+    ).read(arguments)
+    from pipeline.schema import recipe_schema
+
+    print(json.dumps(recipe_schema(), indent=1))
+    return DONE
+
+
+def init(arguments: list[str]) -> int:
+    """Write a starter recipe."""
+    parser = Parser("init", "Write a starter recipe: a copy of one that is shipped.")
+    parser.add_argument("file", metavar="FILE", help="recipe to write, such as my.yaml")
+    parser.add_argument("--from", dest="source", metavar="NAME", default="demo", help="shipped recipe to copy (default: demo)")
+    options = parser.read(arguments)
+    target, text = Path(options.file), _shipped(options.source)
+    try:
+        with target.open("x", encoding="utf-8") as stream:
+            stream.write(_renamed(text, target.stem))
+    except FileExistsError as error:
+        raise RecipeError(f"{target} is there already; nothing was written") from error
+    except OSError as error:
+        raise RecipeError(f"{target} cannot be written: {error.strerror}") from error
+    print(f"wrote {target}; next: pipeline plan {target}")
+    return DONE
+
+
+def _shipped(name: str) -> str:
+    """Text of a recipe in the package `recipes`."""
+    from importlib.resources import files
+
+    known = {entry.name.removesuffix(".yaml"): entry for entry in files("recipes").iterdir() if entry.name.endswith(".yaml")}
+    if name not in known:
+        raise RecipeError(f"no shipped recipe '{name}' (there are {', '.join(sorted(known))}){suggestion(name, known)}")
+    return known[name].read_text(encoding="utf-8")
+
+
+def _renamed(text: str, stem: str) -> str:
+    """The recipe under the file's name, so that its run does not share the shipped one's folder."""
+    import re
+
+    name = re.sub(r"[^a-z0-9._-]+", "-", stem.lower()).strip("-._")[:64] or "recipe"
+    return re.sub(r"^name:.*$", f"name: {name}", text, count=1, flags=re.MULTILINE)
+
+
+def run(arguments: list[str], worker: tuple[str, ...] | None = None) -> int:
+    """Carry out a recipe."""
+    parser = Parser("run", "Carry out a recipe: finished stages are skipped, half-done ones resumed.").recipe().selection().json()
+    parser.add_argument("--dry-run", action="store_true", help="show the plan and the commands, start nothing")
+    parser.add_argument(
+        "--grace", metavar="SECONDS", type=float, default=120.0, help="time a stopped stage has for its checkpoint (default: 120)"
+    )
+    options = parser.read(arguments)
+    from pipeline.running import run_recipe
+
+    return run_recipe(options, arguments, worker)
+
+
+def clean(arguments: list[str]) -> int:
+    """Remove results that the recipe does not ask for any more."""
+    parser = Parser("clean", "List results of a run that its recipe does not ask for any more, and half-done ones; remove them with --yes.")
+    parser = parser.recipe("recipe (YAML), or a run's folder").json()
+    parser.add_argument("--yes", action="store_true", help="remove what is listed")
+    options = parser.read(arguments)
+    from pipeline.upkeep import clean_run
+
+    return clean_run(options)
+
+
+def doctor(arguments: list[str]) -> int:
+    """Look at the environment, and verify every byte of a run."""
+    parser = Parser(
+        "doctor",
+        "Look at the environment; with a run, verify the SHA-256 of every file of every result. Exit code 1 if something is wrong.",
+    )
+    parser.add_argument("recipe", metavar="RECIPE", nargs="?", help="recipe (YAML), or a run's folder")
+    parser.add_argument("--runs", metavar="DIR", default="runs", help="folder of all runs (default: runs)")
+    options = parser.json().read(arguments)
+    from pipeline.upkeep import examine
+
+    found: dict[str, Any] = examine(options.recipe, options.runs)
+    if options.json:
+        print(json.dumps(found, indent=1))
+    else:
+        from pipeline.show import columns
+
+        print(columns((entry["what"], entry["state"], entry["text"]) for entry in found["entries"]))
+    return DONE if found["ok"] else FAILED

@@ -1,0 +1,248 @@
+"""Carries out a plan: one stage after the other, each in a process of its own, each sealed before the next starts."""
+
+import os
+import shutil
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from pipeline.errors import RecipeError, StoreError
+from pipeline.identity import Identity, identity_of
+from pipeline.jobs import make_job, relative, surroundings
+from pipeline.launch import WORKER, accelerate_config, command, cuda_devices, environment, resolved
+from pipeline.lock import Lock
+from pipeline.plan import Plan, Selection, Step, make_plan
+from pipeline.process import Stop, spawn, watch
+from pipeline.progress import Tail, View, duration, numbers
+from pipeline.reasons import missed_gates
+from pipeline.store import Attempt, StageFolder, now, write_json
+from stages.contract import DONE, FAILED, INTERRUPTED, WRONG_INPUT, Artifact, Hardware, Result
+
+LOG_LINES = 15
+"""Shown of the log of a stage that failed."""
+
+
+@dataclass
+class Execution:
+    """One `pipeline run`, from the first selected stage to the last."""
+
+    plan: Plan
+    selection: Selection
+    known: Mapping[str, Identity]
+    lock: Lock
+    view: View
+    stop: Stop
+    go_on: str
+    """The command that goes on after a failure."""
+    worker: Sequence[str] = WORKER
+    grace_seconds: float = 120.0
+    hardware: Hardware = field(default_factory=Hardware)
+
+    def __post_init__(self) -> None:
+        self.hardware = resolved(self.plan.recipe.hardware, cuda_devices(os.environ))
+
+    def execute(self) -> int:
+        """Runs what the plan says. Gives the exit code."""
+        run, code = self.plan.run, DONE
+        for name in self.plan.recipe.stages:
+            # Decided anew for each stage: the ones before may have changed what is there.
+            self.plan = make_plan(self.plan.recipe, run, self.selection, self.known)
+            step = self.plan.step(name)
+            if step.works:
+                ended = self._work(step)
+                if ended != DONE:
+                    return ended
+                step = self._done(name)
+            else:
+                self.view.say(f"{name}  {step.action}  {step.reason}")
+            if step.manifest is not None:
+                run.make_current(name, step.folder)
+            if step.missed or step.action == "blocked":
+                code = FAILED
+            if self.stop.count:
+                return self._interrupted(name)
+        return code
+
+    def _done(self, name: str) -> Step:
+        """The plan's word on a stage that has just been sealed."""
+        self.selection = replace(self.selection, redo=tuple(other for other in self.selection.redo if other != name))
+        step = make_plan(self.plan.recipe, self.plan.run, self.selection, self.known).step(name)
+        if step.missed:
+            self.view.say(
+                f"{name} misses its gate: {'; '.join(step.missed)}. The stages below do not run; change the stage, or its `require`"
+            )
+        return step
+
+    def _work(self, step: Step) -> int:
+        self.view.say(f"{step.name}  {step.action}  {step.reason}")
+        if step.redo and (kept := self.plan.run.set_aside(step.folder)) is not None:
+            self.view.say(f"  the earlier result is kept as {kept.name}")
+        step.folder.path.mkdir(parents=True, exist_ok=True)
+        if step.action == "seal":
+            attempts = step.folder.attempts()
+            return self._seal(step, attempts[-1] if attempts else step.folder.new_attempt())
+        self._still_the_same(step)
+        return self._attempt(step)
+
+    def _still_the_same(self, step: Step) -> None:
+        """The plan may be hours old: data that changed since then is another stage."""
+        fresh = identity_of(self.plan.recipe, step.name, self.known, self.plan.run.pins())
+        if fresh.fingerprint != step.identity.fingerprint:
+            raise RecipeError(f"the data of stage '{step.name}' changed since this run began; run again to take it as it is now")
+
+    def _attempt(self, step: Step) -> int:
+        """Starts the stage's process, waits for its end, notes how it ended."""
+        folder = step.folder
+        folder.unseal()
+        shutil.rmtree(folder.artifact, ignore_errors=True)
+        attempt = folder.new_attempt()
+        job = make_job(self.plan, step, attempt.number, self.hardware)
+        write_json(folder.path / "job.json", job.model_dump(mode="json"))
+        config = attempt.folder / "accelerate.json"
+        if (launcher := accelerate_config(self.hardware)) is not None:
+            write_json(config, launcher)
+        argv = command(job.folder / "job.json", self.hardware, config.resolve(), self.worker)
+        write_json(attempt.folder / "env.json", surroundings(self.hardware, argv))
+        self.plan.run.event("started", stage=step.name, folder=folder.path.name, attempt=attempt.number)
+        started = time.time()
+        code = self._child(step, attempt, argv)
+        how = _how(code, stopped=bool(self.stop.count))
+        seconds = round(time.time() - started, 1)
+        write_json(attempt.folder / "exit.json", {"code": code, "how": how, "seconds": seconds, "finished": now()})
+        self.plan.run.event("ended", stage=step.name, folder=folder.path.name, attempt=attempt.number, how=how, seconds=seconds)
+        if code == DONE:
+            return self._seal(step, attempt)
+        return self._failed(step, attempt, code, how)
+
+    def _child(self, step: Step, attempt: Attempt, argv: Sequence[str]) -> int:
+        tail = Tail(step.folder.path / "metrics.jsonl")
+        surrounding = environment(self.hardware, os.environ)
+        child = spawn(argv, folder=step.folder.path, log=attempt.log, environment=surrounding, descriptor=self.lock.descriptor)
+        self.lock.tell(stage=step.name, stage_pid=child.pid)
+
+        def tick() -> None:
+            for record in tail.new():
+                self.view.seen(record)
+
+        self.view.open(step.name)
+        try:
+            return watch(child, self.stop, self.grace_seconds, tick)
+        finally:
+            self.view.close()
+
+    def _seal(self, step: Step, attempt: Attempt) -> int:
+        """Checks what the stage left and writes its manifest, the last file of all."""
+        result = _result(step.folder)
+        complaint = result if isinstance(result, str) else _artifact_complaint(step)
+        if complaint:
+            return self._failed(step, attempt, FAILED, f"said that it is done, but {complaint}")
+        assert isinstance(result, Result)  # noqa: S101 - for the type checker; a text was returned above
+        manifest = step.folder.seal(self._statement(step, result))
+        self.plan.run.event("done", stage=step.name, folder=step.folder.path.name, digest=manifest["digest"])
+        self.view.say(f"  {step.name} done in {duration(manifest['seconds'])}  {numbers(result.metrics)}")
+        for note in result.notes:
+            self.view.say(f"    {note}")
+        if missed_gates(step.config, result.metrics):
+            self.plan.run.event("gate missed", stage=step.name, missed=missed_gates(step.config, result.metrics))
+        return DONE
+
+    def _statement(self, step: Step, result: Result) -> dict[str, Any]:
+        ends = [found for attempt in step.folder.attempts() if (found := attempt.exit)]
+        last = step.folder.attempts()[-1]
+        return {
+            "stage": step.name,
+            "kind": step.kind,
+            "makes": type(step.config).makes,
+            "fingerprint": step.identity.fingerprint,
+            "identity": step.identity.value,
+            "inputs": self._inputs(step),
+            "metrics": result.metrics,
+            "steps": result.steps,
+            "attempts": len(step.folder.attempts()),
+            "seconds": round(sum(end["seconds"] for end in ends), 1),
+            "finished": now(),
+            "surroundings": _read(last.folder / "env.json"),
+        }
+
+    def _inputs(self, step: Step) -> dict[str, dict[str, Any]]:
+        found: dict[str, dict[str, Any]] = {}
+        for reference in self.plan.recipe.references[step.name]:
+            found[reference.field] = {"reference": reference.value}
+            if reference.form == "stage":
+                above = self.plan.step(reference.value)
+                found[reference.field] |= {"fingerprint": above.identity.fingerprint, "digest": (above.manifest or {}).get("digest")}
+        return found
+
+    def _failed(self, step: Step, attempt: Attempt, code: int, how: str) -> int:
+        if code == INTERRUPTED or self.stop.count:
+            return self._interrupted(step.name)
+        self.view.say(f"\n{step.name} {how}, in attempt {attempt.number}")
+        lines = _last_lines(attempt.log)
+        if lines:
+            self.view.say(f"  last lines of {relative(attempt.log)}:")
+            self.view.say("\n".join(f"  | {line}" for line in lines))
+        self.view.say(f"  finished stages stay finished; to go on: {self.go_on}")
+        return WRONG_INPUT if code == WRONG_INPUT else FAILED
+
+    def _interrupted(self, name: str) -> int:
+        self.view.say(f"\nstopped at {name}; to go on: {self.go_on}")
+        return INTERRUPTED
+
+
+def _how(code: int, *, stopped: bool) -> str:
+    if code < 0:
+        return f"was ended by signal {-code}"
+    words = {
+        DONE: "ended well",
+        WRONG_INPUT: "found its data or settings wrong (exit code 2)",
+        INTERRUPTED: "was interrupted after a checkpoint",
+    }
+    return words.get(code, f"was stopped (exit code {code})" if stopped else f"failed (exit code {code})")
+
+
+def _result(folder: StageFolder) -> Result | str:
+    file = folder.path / "result.json"
+    try:
+        result = Result.model_validate_json(file.read_bytes())
+    except OSError:
+        return "left no result.json"
+    except ValidationError as error:
+        return f"its result.json is wrong: {' '.join(str(error).split())[:200]}"
+    return result if result.status == "done" else f"its result.json says '{result.status}'"
+
+
+def _artifact_complaint(step: Step) -> str | None:
+    folder = step.folder.artifact
+    if not folder.is_dir() or not any(folder.iterdir()):
+        return "left no artifact"
+    says = folder / "artifact.json"
+    if not says.exists():
+        return None
+    try:
+        kind = Artifact.model_validate_json(says.read_bytes()).kind
+    except ValidationError as error:
+        return f"its artifact.json is wrong: {' '.join(str(error).split())[:200]}"
+    makes = type(step.config).makes
+    return None if kind == makes else f"its artifact is a {kind}, and a {step.kind} stage makes a {makes}"
+
+
+def _read(file: Path) -> Any:
+    from pipeline.store import read_json
+
+    try:
+        return read_json(file)
+    except StoreError:
+        return None
+
+
+def _last_lines(log: Path) -> list[str]:
+    try:
+        with log.open("rb") as stream:
+            stream.seek(max(0, stream.seek(0, 2) - 16_384))
+            return stream.read().decode(errors="replace").splitlines()[-LOG_LINES:]
+    except FileNotFoundError:
+        return []

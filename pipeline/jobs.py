@@ -1,0 +1,170 @@
+"""From a step of the plan to what its process is told, and what is noted about the machine it runs on."""
+
+import os
+import platform
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from data.errors import DataError
+from data.sources import resolve
+from pipeline.artifacts import content_digest, inspect, listing
+from pipeline.errors import Problem, RecipeError
+from pipeline.hub import fetch
+from pipeline.identity import CODE, pinned, repository
+from pipeline.launch import cores
+from pipeline.plan import Plan, Step
+from pipeline.references import HUB, Reference, fields, sources
+from stages.contract import Artifact, Hardware, Input, Job
+
+PACKAGES = (
+    "torch",
+    "transformers",
+    "trl",
+    "peft",
+    "accelerate",
+    "deepspeed",
+    "datasets",
+    "tokenizers",
+    "safetensors",
+    "huggingface_hub",
+    "numpy",
+)
+
+
+def make_job(plan: Plan, step: Step, attempt: int, hardware: Hardware) -> Job:
+    """The resolved orders of a stage. Raises RecipeError if what it takes is not there."""
+    recipe = plan.recipe
+    return Job(
+        stage=step.name,
+        kind=step.kind,
+        folder=step.folder.path.resolve(),
+        attempt=attempt,
+        seed=recipe.seed,
+        config=_config(plan, step),
+        inputs={reference.field: _input(plan, reference) for reference in recipe.references[step.name]},
+        files=_files(plan, step),
+        hardware=hardware,
+        checkpoints=recipe.checkpoints,
+    )
+
+
+def _config(plan: Plan, step: Step) -> dict[str, Any]:
+    """Settings with what only this machine knows: absolute paths of code, commits of Hub data."""
+    config: dict[str, Any] = step.config.model_dump(mode="json")
+    root, pins = plan.recipe.root, plan.run.pins()
+    for field in fields(step.config):
+        if isinstance(field.value, str) and field.reference() is None and (code := CODE.match(field.value)):
+            _put(config, field.path, f"{root / code[1]}:{code[2]}")
+    for path, source in sources(step.config):
+        if source.path.startswith(HUB):
+            _put(config, f"{path}.path", pinned("dataset", source.path, pins))
+    return config
+
+
+def _put(config: Any, path: str, value: str) -> None:
+    *way, last = path.split(".")
+    for word in way:
+        config = config[int(word) if isinstance(config, list) else word]
+    config[int(last) if isinstance(config, list) else last] = value
+
+
+def _input(plan: Plan, reference: Reference) -> Input:
+    if reference.form == "stage":
+        step = plan.step(reference.value)
+        return Input(
+            reference=reference.value,
+            kind=type(step.config).makes,
+            path=step.folder.artifact.resolve(),
+            fingerprint=step.identity.fingerprint,
+        )
+    if reference.form == "hub":
+        commit = plan.run.pins()[f"model {repository(reference.value)}"]
+        folder, mark = fetch(reference.value, commit), commit
+    else:
+        folder = (plan.recipe.root / reference.value).resolve()
+        mark = content_digest(listing(folder))
+    found = inspect(folder)
+    if not isinstance(found, Artifact) or found.kind not in reference.kinds:
+        what = found if isinstance(found, str) else f"{reference.value} holds a {found.kind}"
+        raise RecipeError(f"{reference.field}: {what}; wanted {' or '.join(reference.kinds)}")
+    return Input(reference=reference.value, kind=found.kind, path=folder, fingerprint=mark[:12])
+
+
+def _files(plan: Plan, step: Step) -> dict[str, list[Path]]:
+    files: dict[str, list[Path]] = {}
+    problems: list[Problem] = []
+    for path, source in sources(step.config):
+        try:
+            found = resolve(source, plan.recipe.root, source_folder(plan, source.stage))
+        except DataError as error:
+            problems.append(plan.recipe.problem(step.name, f"{path}.path", str(error)))
+            continue
+        if found:
+            files[path] = [file.resolve() for file in found]
+    if problems:
+        raise RecipeError(problems)
+    return files
+
+
+def source_folder(plan: Plan, stage: str | None) -> Path | None:
+    """The artifact that a source's path lies in."""
+    if stage is None:
+        return None
+    return plan.step(stage).folder.artifact if stage in plan.recipe.stages else plan.recipe.root / stage
+
+
+def surroundings(hardware: Hardware, argv: list[str]) -> dict[str, Any]:
+    """Versions and hardware of an attempt. Never the environment: it holds secrets."""
+    return {
+        "command": argv,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "machine": platform.machine(),
+        "cores": cores(),
+        "hardware": hardware.model_dump(mode="json"),
+        "versions": _versions(),
+        "commit": _commit(),
+    }
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for name in PACKAGES:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def _commit() -> str | None:
+    """Commit of this project, with `+` where files differ from it; None if it does not run from a clone."""
+    home = Path(__file__).resolve().parent.parent
+    if not (home / ".git").exists():
+        return None
+    try:
+        commit = _git(home, "rev-parse", "HEAD")
+        return commit + ("+" if _git(home, "status", "--porcelain", "--untracked-files=no") else "")
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def _git(home: Path, *arguments: str) -> str:
+    return subprocess.run(["git", "-C", str(home), *arguments], capture_output=True, text=True, timeout=10, check=True).stdout.strip()
+
+
+def command_to_go_on(arguments: list[str]) -> str:
+    """What to type to go on."""
+    import shlex
+
+    program = "pipeline" if Path(sys.argv[0]).name != "__main__.py" else "python -m pipeline"
+    return f"{program} run {shlex.join(arguments)}"
+
+
+def relative(path: Path) -> str:
+    """A path as short as it can be said from here."""
+    short = os.path.relpath(path)
+    return short if not short.startswith("..") else str(path)

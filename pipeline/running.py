@@ -1,0 +1,82 @@
+"""`pipeline run`: from the command line to an exit code."""
+
+import argparse
+import json
+import shlex
+import sys
+from collections.abc import Sequence
+
+from pipeline.checks import check_all
+from pipeline.identity import identities
+from pipeline.launch import WORKER
+from pipeline.lock import held
+from pipeline.plan import Plan, Selection, make_plan
+from pipeline.show import plan_json, plan_text, summary
+from pipeline.target import open_target
+from stages.contract import DONE
+
+
+def run_recipe(options: argparse.Namespace, arguments: Sequence[str], worker: Sequence[str] | None = None) -> int:
+    """Plans, and unless nothing is to be done, locks the run, checks the data and carries the plan out."""
+    recipe, run = open_target(options.recipe, options.overrides, options.runs)
+    selection = Selection(options.start, options.until, options.only, tuple(options.redo))
+    plan = make_plan(recipe, run, selection)
+    if options.dry_run:
+        _dry(plan, worker or WORKER, as_json=options.json)
+        return DONE
+    from pipeline.hub import settle
+
+    with held(run.lock) as lock:
+        pins = settle(recipe, run)
+        known = identities(recipe, pins)
+        plan = make_plan(recipe, run, selection, known)
+        if any(step.works for step in plan.steps):
+            for note in check_all(recipe, run):
+                print(note, file=sys.stderr)
+        run.record_recipe(recipe.text, recipe.overrides, recipe.file)
+        from pipeline.execute import Execution
+        from pipeline.process import Stop
+        from pipeline.progress import view
+
+        with Stop() as stop:
+            again = f"pipeline run {shlex.join(_again(options, arguments))}"
+            execution = Execution(plan, selection, known, lock, view(), stop, again, worker or WORKER, options.grace)
+            code = execution.execute()
+    _end(make_plan(recipe, run, Selection(), known), options.recipe, code, as_json=options.json)
+    return code
+
+
+def _again(options: argparse.Namespace, arguments: Sequence[str]) -> list[str]:
+    """The same command, less what would be done twice."""
+    words = [word for word in arguments if word != "--json"]
+    if options.redo:
+        words = [word for i, word in enumerate(words) if not word.startswith("--redo") and (i == 0 or words[i - 1] != "--redo")]
+    return words
+
+
+def _dry(plan: Plan, worker: Sequence[str], *, as_json: bool) -> None:
+    import os
+    from pathlib import Path
+
+    from pipeline.launch import command, cuda_devices, resolved
+
+    hardware = resolved(plan.recipe.hardware, cuda_devices(os.environ))
+    commands = {
+        step.name: command(step.folder.path / "job.json", hardware, Path(step.folder.path / "attempts" / "N" / "accelerate.json"), worker)
+        for step in plan.steps
+        if step.action in ("run", "resume")
+    }
+    if as_json:
+        print(json.dumps(plan_json(plan) | {"commands": commands}, indent=1))
+        return
+    print(plan_text(plan))
+    for name, argv in commands.items():
+        print(f"\n{name}: {shlex.join(argv)}")
+
+
+def _end(plan: Plan, recipe: str, code: int, *, as_json: bool) -> None:
+    """The tables and where everything is, or what is there so far as JSON."""
+    if as_json:
+        print(json.dumps(plan_json(plan) | {"exit_code": code}, indent=1))
+    elif code == DONE:
+        print(f"\n{summary(plan)}\n\nnext: pipeline status {recipe}")
