@@ -41,7 +41,9 @@ def _repository_ids(name: str, value: Any) -> list[str]:
 
 
 def _texts(name: str, value: Any) -> list[str]:
-    return [] if isinstance(value, list) and all(isinstance(one, str) and one for one in value) else [f'"{name}" must be an array of strings']
+    return (
+        [] if isinstance(value, list) and all(isinstance(one, str) and one for one in value) else [f'"{name}" must be an array of strings']
+    )
 
 
 def _pipeline_tag(name: str, value: Any) -> list[str]:

@@ -56,6 +56,8 @@ def _serve(monkeypatch: pytest.MonkeyPatch, folder: Path, **settings: Any) -> It
     with Server(TOKENS, **settings) as server:
         # What `HF_ENDPOINT` sets where the client is imported after it.
         monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", server.url)
-        monkeypatch.setattr(huggingface_hub.constants, "HUGGINGFACE_CO_URL_TEMPLATE", server.url + "/{repo_id}/resolve/{revision}/{filename}")
+        monkeypatch.setattr(
+            huggingface_hub.constants, "HUGGINGFACE_CO_URL_TEMPLATE", server.url + "/{repo_id}/resolve/{revision}/{filename}"
+        )
         yield server
     close_session()

@@ -9,7 +9,7 @@ from typing import Any
 from urllib.parse import quote
 
 from tests.hub.card_rules import REPO_ID, problems
-from tests.hub.repository import Blob, Objects, Refused, Repository
+from tests.hub.repository import Blob, Objects, RefusedError, Repository
 from tests.hub.xet import XetStore
 
 
@@ -37,7 +37,7 @@ class Request:
         try:
             return json.loads(self.body or b"{}")
         except ValueError as error:
-            raise Refused(400, f"invalid JSON: {error}") from error
+            raise RefusedError(400, f"invalid JSON: {error}") from error
 
 
 @dataclass
@@ -71,14 +71,14 @@ class Hub:
             return None
         account = self.accounts.get(header.removeprefix("Bearer "))
         if account is None:
-            raise Refused(401, "Invalid credentials in Authorization header")
+            raise RefusedError(401, "Invalid credentials in Authorization header")
         return account
 
     def readable(self, request: Request, kind: str, name: str) -> Repository:
         account = self.account(request)
         repository = self.repositories.get((kind, name))
         if repository is None or (repository.private and not (account and account.owns(repository.owner))):
-            raise Refused(404 if account else 401, "Repository not found", "RepoNotFound")
+            raise RefusedError(404 if account else 401, "Repository not found", "RepoNotFound")
         return repository
 
     def writable(self, request: Request, kind: str, name: str) -> Repository:
@@ -89,11 +89,11 @@ class Hub:
     def may_write(self, request: Request, namespace: str) -> Account:
         account = self.account(request)
         if account is None:
-            raise Refused(401, "Invalid username or password.")
+            raise RefusedError(401, "Invalid username or password.")
         if account.role not in ("write", "admin"):
-            raise Refused(403, "You don't have the required permissions: this token is read-only")
+            raise RefusedError(403, "You don't have the required permissions: this token is read-only")
         if not account.owns(namespace):
-            raise Refused(403, f'You don\'t have the rights to create or change a model under the namespace "{namespace}"')
+            raise RefusedError(403, f'You don\'t have the rights to create or change a model under the namespace "{namespace}"')
         return account
 
     # What is asked
@@ -101,10 +101,12 @@ class Hub:
     def whoami(self, request: Request) -> Answer:
         account = self.account(request)
         if account is None:
-            raise Refused(401, "Invalid username or password.")
+            raise RefusedError(401, "Invalid username or password.")
         organisations = [{"type": "org", "name": name, "roleInOrg": "write"} for name in account.organisations]
         token = {"displayName": "test", "role": account.role}
-        return Answer.of({"type": "user", "name": account.name, "orgs": organisations, "auth": {"type": "access_token", "accessToken": token}})
+        return Answer.of(
+            {"type": "user", "name": account.name, "orgs": organisations, "auth": {"type": "access_token", "accessToken": token}}
+        )
 
     def create(self, request: Request) -> Answer:
         asked = request.json()
@@ -113,7 +115,7 @@ class Hub:
         self.may_write(request, namespace)
         kind, name = asked.get("type", "model"), f"{namespace}/{asked['name']}"
         if not REPO_ID.match(name):
-            raise Refused(400, f"{name} is no repository id")
+            raise RefusedError(400, f"{name} is no repository id")
         answer = {"url": f"{self.url}/{'' if kind == 'model' else kind + 's/'}{name}", "name": name}
         if (kind, name) in self.repositories:
             return Answer.of({"error": f"You already created this {kind} repo", **answer}, 409)
@@ -154,13 +156,13 @@ class Hub:
 
     def _point(self, references: dict[str, str], name: str, oid: str) -> Answer:
         if name in references:
-            raise Refused(409, f"Reference {name} already exists")
+            raise RefusedError(409, f"Reference {name} already exists")
         references[name] = oid
         return Answer.of({})
 
     def remove(self, references: dict[str, str], name: str) -> Answer:
         if references.pop(name, None) is None:
-            raise Refused(404, f"{name} not found", "RevisionNotFound")
+            raise RefusedError(404, f"{name} not found", "RevisionNotFound")
         return Answer.of({})
 
     # Reading
@@ -168,7 +170,14 @@ class Hub:
     def info(self, request: Request, repository: Repository, revision: str = "main") -> Answer:
         commit = repository.resolve(revision)
         siblings = [{"rfilename": path} for path in sorted(commit.files)]
-        basics = {"_id": repository.id, "id": repository.id, "modelId": repository.id, "author": repository.owner, "tags": [], "downloads": 0}
+        basics = {
+            "_id": repository.id,
+            "id": repository.id,
+            "modelId": repository.id,
+            "author": repository.owner,
+            "tags": [],
+            "downloads": 0,
+        }
         return Answer.of({**basics, "sha": commit.oid, "private": repository.private, "siblings": siblings})
 
     def commits(self, request: Request, repository: Repository, revision: str) -> Answer:
@@ -183,7 +192,7 @@ class Hub:
         commit = repository.resolve(revision)
         inside = {path: blob for path, blob in commit.files.items() if path.startswith(f"{folder}/" if folder else "")}
         if folder and not inside:
-            raise Refused(404, f"{folder} does not exist on {revision}", "EntryNotFound")
+            raise RefusedError(404, f"{folder} does not exist on {revision}", "EntryNotFound")
         entries = _tree_entries(inside, folder, recursive=request.query.get("recursive", "").lower() in ("1", "true"))
         start = int(request.query.get("cursor", 0))
         page = entries[start : start + self.page_size]
@@ -203,7 +212,7 @@ class Hub:
     def resolve(self, request: Request, repository: Repository, revision: str, path: str) -> Answer:
         commit = repository.resolve(revision)
         if path not in commit.files:
-            raise Refused(404, f"{path} does not exist in {revision}", "EntryNotFound")
+            raise RefusedError(404, f"{path} does not exist in {revision}", "EntryNotFound")
         blob = commit.files[path]
         headers = {"X-Repo-Commit": commit.oid, "ETag": f'"{blob.etag}"', "Accept-Ranges": "bytes"}
         if not blob.is_lfs:
@@ -223,7 +232,7 @@ class Hub:
         self._unsigned(request)
         stored = self.objects.stored.get(oid)
         if stored is None:
-            raise Refused(404, "no such object")
+            raise RefusedError(404, "no such object")
         return ranged(request, stored, {"ETag": f'"{oid}"', "Accept-Ranges": "bytes"})
 
     # Writing
@@ -233,7 +242,7 @@ class Hub:
 
         asked = request.json()["files"]
         if len(asked) > 256:
-            raise Refused(413, "at most 256 files")
+            raise RefusedError(413, "at most 256 files")
         commit, answers = repository.resolve(revision), []
         for one in asked:
             mode = repository.upload_mode(one["path"], one["size"], base64.b64decode(one["sample"], validate=True))
@@ -246,8 +255,10 @@ class Hub:
     def lfs_batch(self, request: Request, repository: Repository) -> Answer:
         asked = request.json()
         if asked.get("operation") != "upload" or asked.get("hash_algo") != "sha256":
-            raise Refused(422, "only uploads by sha256")
-        return Answer.of({"transfer": "basic", "objects": [self._lfs_object(repository, one["oid"], one["size"]) for one in asked["objects"]]})
+            raise RefusedError(422, "only uploads by sha256")
+        return Answer.of(
+            {"transfer": "basic", "objects": [self._lfs_object(repository, one["oid"], one["size"]) for one in asked["objects"]]}
+        )
 
     def _lfs_object(self, repository: Repository, oid: str, size: int) -> dict[str, Any]:
         answer: dict[str, Any] = {"oid": oid, "size": size}
@@ -275,7 +286,7 @@ class Hub:
         for part in request.json()["parts"]:
             body = self.objects.parts[oid, part["partNumber"]]
             if part["etag"].strip('"') != hashlib.md5(body, usedforsecurity=False).hexdigest():
-                raise Refused(400, "a part's ETag does not fit")
+                raise RefusedError(400, "a part's ETag does not fit")
             content += body
         self.objects.put(oid, content)
         return Answer.of({})
@@ -283,12 +294,12 @@ class Hub:
     def lfs_verify(self, request: Request, repository: Repository) -> Answer:
         asked = request.json()
         if not self.objects.has(asked["oid"], asked["size"]):
-            raise Refused(404, "object is not there, or has another size")
+            raise RefusedError(404, "object is not there, or has another size")
         return Answer.of({})
 
     def _unsigned(self, request: Request) -> None:
         if "authorization" in request.headers:
-            raise Refused(400, "an object store takes either a signed address or a token, never both")
+            raise RefusedError(400, "an object store takes either a signed address or a token, never both")
 
     def commit(self, request: Request, repository: Repository, revision: str) -> Answer:
         lines = [json.loads(line) for line in request.body.splitlines() if line.strip()]
@@ -314,7 +325,7 @@ class Hub:
 
     def xet_token(self, request: Request, repository: Repository, revision: str) -> Answer:
         if self.xet is None:
-            raise Refused(404, "this Hub has no Xet")
+            raise RefusedError(404, "this Hub has no Xet")
         repository.resolve(revision)
         token, expires = "xet-token", 4_000_000_000
         headers = {"X-Xet-Cas-Url": self.xet.url, "X-Xet-Access-Token": token, "X-Xet-Token-Expiration": str(expires)}
@@ -343,8 +354,9 @@ def _file_entry(path: str, blob: Blob) -> dict[str, Any]:
 def _tree_entries(files: dict[str, Blob], folder: str, *, recursive: bool) -> list[dict[str, Any]]:
     depth = len(folder.split("/")) if folder else 0
     folders = sorted({"/".join(path.split("/")[:n]) for path in files for n in range(depth + 1, path.count("/") + 1)})
-    entries = [{"type": "directory", "path": path, "oid": hashlib.sha1(path.encode(), usedforsecurity=False).hexdigest(), "size": 0} for path in folders]
+    entries = [
+        {"type": "directory", "path": path, "oid": hashlib.sha1(path.encode(), usedforsecurity=False).hexdigest(), "size": 0}
+        for path in folders
+    ]
     entries += [_file_entry(path, blob) for path, blob in sorted(files.items())]
     return entries if recursive else [entry for entry in entries if entry["path"].count("/") == depth]
-
-

@@ -12,7 +12,7 @@ REGULAR_LIMIT = 10 * 1024 * 1024
 GITATTRIBUTES = "".join(f"{pattern} filter=lfs diff=lfs merge=lfs -text\n" for pattern in LFS_PATTERNS).encode()
 
 
-class Refused(Exception):
+class RefusedError(Exception):
     """The Hub says no: status, message, and the code by which the client picks its exception class."""
 
     def __init__(self, status: int, message: str, code: str | None = None) -> None:
@@ -87,7 +87,7 @@ class Repository:
         if oid is None and len(revision) >= 7:
             oid = next((known for known in self.commits if known.startswith(revision)), None)
         if oid is None:
-            raise Refused(404, f"Invalid rev id: {revision}", "RevisionNotFound")
+            raise RefusedError(404, f"Invalid rev id: {revision}", "RevisionNotFound")
         return self.commits[oid]
 
     def upload_mode(self, path: str, size: int, sample: bytes) -> str:
@@ -100,7 +100,7 @@ class Repository:
         parent = self.resolve(revision)
         wanted = header.get("parentCommit")
         if wanted is not None and not parent.oid.startswith(wanted):
-            raise Refused(412, f"The expected parent commit is {wanted}, but {revision} is at {parent.oid}.")
+            raise RefusedError(412, f"The expected parent commit is {wanted}, but {revision} is at {parent.oid}.")
         files = dict(parent.files)
         for operation in operations:
             self._apply(operation["key"], operation["value"], files, objects)
@@ -111,7 +111,7 @@ class Repository:
             return self.commits[oid], number
         references = self.pull_requests if revision in self.pull_requests else self.branches
         if revision not in references:
-            raise Refused(400, f"{revision} is no branch")
+            raise RefusedError(400, f"{revision} is no branch")
         references[revision] = oid
         return self.commits[oid], None
 
@@ -119,7 +119,7 @@ class Repository:
         path = _checked_path(value["path"])
         if key == "deletedFile":
             if path not in files:
-                raise Refused(404, "A file with this name doesn't exist", "EntryNotFound")
+                raise RefusedError(404, "A file with this name doesn't exist", "EntryNotFound")
             del files[path]
         elif key == "deletedFolder":
             for name in [name for name in files if name.startswith(path.rstrip("/") + "/")]:
@@ -127,14 +127,14 @@ class Repository:
         elif key == "file":
             content = _decoded(value)
             if self.upload_mode(path, len(content), content[:512]) == "lfs":
-                raise Refused(400, f"{path} must be sent as a large file")
+                raise RefusedError(400, f"{path} must be sent as a large file")
             files[path] = Blob.regular(content)
         elif key == "lfsFile":
             if value.get("algo") != "sha256":
-                raise Refused(400, "lfsFile needs algo sha256")
+                raise RefusedError(400, "lfsFile needs algo sha256")
             files[path] = objects.blob(value["oid"], value["size"])
         else:
-            raise Refused(400, f"unknown operation {key}")
+            raise RefusedError(400, f"unknown operation {key}")
 
     def _add(self, parent: str | None, summary: str, files: dict[str, Blob]) -> str:
         text = repr((self.id, parent, summary, len(self.commits), sorted((path, blob.oid) for path, blob in files.items())))
@@ -153,7 +153,7 @@ class Objects:
     def put(self, oid: str, content: bytes) -> None:
         found = hashlib.sha256(content).hexdigest()
         if found != oid:
-            raise Refused(400, f"content hashes to {found}, not to {oid}")
+            raise RefusedError(400, f"content hashes to {found}, not to {oid}")
         self.stored[oid] = content
 
     def has(self, oid: str, size: int) -> bool:
@@ -161,7 +161,7 @@ class Objects:
 
     def blob(self, oid: str, size: int) -> Blob:
         if not self.has(oid, size):
-            raise Refused(400, f"LFS object {oid} of {size} bytes was not uploaded")
+            raise RefusedError(400, f"LFS object {oid} of {size} bytes was not uploaded")
         return Blob(size, oid, None)
 
     def read(self, blob: Blob) -> bytes:
@@ -170,25 +170,25 @@ class Objects:
 
 def _split(lines: list[dict[str, Any]]) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     if not lines or lines[0].get("key") != "header":
-        raise Refused(400, "the first line of a commit is its header")
+        raise RefusedError(400, "the first line of a commit is its header")
     if not lines[0]["value"].get("summary"):
-        raise Refused(400, "a commit needs a summary")
+        raise RefusedError(400, "a commit needs a summary")
     paths = [line["value"]["path"] for line in lines[1:] if line["key"] in ("file", "lfsFile")]
     if len(paths) != len(set(paths)):
-        raise Refused(400, "a path is written twice in one commit")
+        raise RefusedError(400, "a path is written twice in one commit")
     return lines[0]["value"], lines[1:]
 
 
 def _checked_path(path: str) -> str:
     if path.startswith("/") or any(part in ("", ".", "..", ".git") for part in path.rstrip("/").split("/")):
-        raise Refused(400, f"invalid path {path!r}")
+        raise RefusedError(400, f"invalid path {path!r}")
     return path
 
 
 def _decoded(value: dict[str, Any]) -> bytes:
     if value.get("encoding") != "base64":
-        raise Refused(400, "file content must be base64")
+        raise RefusedError(400, "file content must be base64")
     try:
         return base64.b64decode(value["content"], validate=True)
     except binascii.Error as error:
-        raise Refused(400, f"{value['path']}: {error}") from error
+        raise RefusedError(400, f"{value['path']}: {error}") from error

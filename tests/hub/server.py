@@ -1,7 +1,7 @@
 """The test Hub on a loopback socket. Speaks the protocol of the Hugging Face Hub, so that the real client is what is tested.
 
-    with Server(tokens={"hf_test": Account("me")}) as server:
-        HfApi(endpoint=server.url, token="hf_test").create_repo("me/model")
+with Server(tokens={"hf_test": Account("me")}) as server:
+    HfApi(endpoint=server.url, token="hf_test").create_repo("me/model")
 """
 
 import re
@@ -14,7 +14,7 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 
 from tests.hub.faults import Fault, Seen
 from tests.hub.hub import Account, Answer, Hub, Request
-from tests.hub.repository import Refused, Repository
+from tests.hub.repository import RefusedError, Repository
 
 REPO = r"(?P<kind>model|dataset|space)s/(?P<name>[^/]+/[^/]+)"
 ROUTES: list[tuple[str, str, str]] = [
@@ -58,7 +58,7 @@ def answer(hub: Hub, request: Request) -> Answer:
     if match and method == "DELETE":
         repository = hub.writable(request, match["kind"], match["name"])
         return hub.remove(repository.tags if match["what"] == "tag" else repository.branches, unquote(match["reference"]))
-    raise Refused(404, f"this Hub has no {request.method} {request.path}")
+    raise RefusedError(404, f"this Hub has no {request.method} {request.path}")
 
 
 def _call(hub: Hub, request: Request, action: str, values: dict[str, str]) -> Answer:
@@ -109,7 +109,7 @@ class Server(Hub):
         with self._lock:
             try:
                 return answer(self, request)
-            except Refused as no:
+            except RefusedError as no:
                 headers = {"X-Error-Message": no.message.replace("\n", " "), **({"X-Error-Code": no.code} if no.code else {})}
                 return Answer.of({"error": no.message}, no.status, **headers)
 
@@ -124,7 +124,7 @@ class Server(Hub):
         return [one for one in self.seen if one.method == method and re.search(path, one.path)]
 
 
-class _Cut(Exception):
+class _CutError(Exception):
     """The plan says that the connection ends here."""
 
 
@@ -146,7 +146,7 @@ class _Handler(BaseHTTPRequestHandler):
             result = self._failure(fault) if fault and fault.status else self.hub.handle(request)
             status = result.status
             self._send(result, fault.cut_response if fault else None)
-        except _Cut:
+        except _CutError:
             status = 0
             self.close_connection = True
             self.connection.shutdown(socket.SHUT_RDWR)
@@ -164,7 +164,7 @@ class _Handler(BaseHTTPRequestHandler):
         length = int(self.headers.get("Content-Length") or 0)
         if cut is not None and cut < length:
             self.rfile.read(cut)
-            raise _Cut
+            raise _CutError
         return self.rfile.read(length)
 
     def _chunked(self, cut: int | None) -> bytes:
@@ -173,7 +173,7 @@ class _Handler(BaseHTTPRequestHandler):
             content += self.rfile.read(size)
             self.rfile.readline()
             if cut is not None and len(content) > cut:
-                raise _Cut
+                raise _CutError
         self.rfile.readline()
         return content
 
@@ -186,7 +186,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.write(result.body if cut is None else result.body[:cut])
             self.wfile.flush()
         if cut is not None:
-            raise _Cut
+            raise _CutError
 
     def log_message(self, format: str, *args: Any) -> None:
         pass

@@ -1,0 +1,49 @@
+"""Text of others inside our Markdown. What a model, a user or a data set wrote must not become markup, HTML or a link of ours."""
+
+import re
+import string
+
+CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff]")
+"""Control characters, and marks that turn the direction of text or its lines."""
+PUNCTUATION = str.maketrans(
+    {char: f"\\{char}" for char in string.punctuation if char not in "<>&"} | {"<": "&lt;", ">": "&gt;", "&": "&amp;"}
+)
+
+
+def visible(text: str) -> str:
+    """Control characters as escapes, so that what is there can be seen."""
+    return CONTROLS.sub(lambda match: f"\\u{ord(match[0]):04x}", text.replace("\r\n", "\n"))
+
+
+def plain(text: object, longest: int = 300) -> str:
+    """One line of running text or a table's cell: all punctuation escaped, so that nothing in it is markup, a link or a mention."""
+    line = " ".join(visible(str(text)).split())
+    if len(line) > longest:
+        line = line[: longest - 1] + "…"
+    return line.translate(PUNCTUATION)
+
+
+def fenced(text: str, language: str = "") -> str:
+    """A code block with a fence longer than any run of backticks inside."""
+    body = visible(text).strip("\n")
+    longest = max((len(run) for run in re.findall(r"`+", body)), default=0)
+    fence = "`" * max(3, longest + 1)
+    return f"{fence}{language}\n{body}\n{fence}"
+
+
+def number(value: object) -> str:
+    """A number as a table shows it; text stays text, nothing is a dash."""
+    if value is None:
+        return "–"
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return plain(value)
+    if isinstance(value, int) or (value.is_integer() and abs(value) >= 1000):
+        return f"{int(value):,}"
+    return f"{value:.4g}"
+
+
+def table(columns: list[str], rows: list[list[object]]) -> str:
+    """A table; numbers stand to the right."""
+    aligned = [("--:" if all(isinstance(row[n], int | float) or row[n] is None for row in rows) else "---") for n in range(len(columns))]
+    lines = [[plain(name) for name in columns], aligned, *([number(value) for value in row] for row in rows)]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
