@@ -27,6 +27,13 @@ class Context:
     """Marks a field that says how or whether, never what is computed: it bears no identity, so changing it reruns nothing."""
 
 
+@dataclass(frozen=True)
+class Wants:
+    """Marks data with the record that the stage makes of each row, so that a check before the start can try it."""
+
+    record: Literal["text", "chat", "preference", "prompt"]
+
+
 Format = Literal[
     "auto",
     "text",

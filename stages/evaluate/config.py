@@ -4,7 +4,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from data.config import Source, Spec
+from data.config import Source, Spec, Wants
 from stages.core.config import ModelRef, RewardPart, Sampling, Sources, StageConfig
 
 
@@ -12,7 +12,7 @@ class Task(Spec):
     """Prompts whose answers a rule can grade."""
 
     name: str
-    prompts: Sources
+    prompts: Annotated[Sources, Wants("prompt")]
     """Prompts with their `reference`."""
     rule: str
     """As in a reward: `exact`, `regex:PATTERN`, `json`, `number`, `length:TOKENS`, `world[:PART]`, or `file.py:function`."""
@@ -25,7 +25,7 @@ class Evaluate(StageConfig):
     kind: Literal["evaluate"] = "evaluate"
     models: Annotated[tuple[ModelRef, ...], Field(min_length=1)]
     """The family, oldest first."""
-    text: tuple[Source, ...] = ()
+    text: Annotated[tuple[Source, ...], Wants("text")] = ()
     """Held-out text for perplexity and bits per byte."""
     tasks: tuple[Task, ...] = ()
     """Graded prompts; answered greedily and by sampling, and both are reported."""

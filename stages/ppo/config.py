@@ -4,7 +4,7 @@ from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from data.config import Source, Spec, Takes
+from data.config import Source, Spec, Takes, Wants
 from stages.adapters.config import Adapter
 from stages.core.config import ModelRef, Optimizer, RewardPart, Sampling, Sources, StageConfig
 
@@ -43,9 +43,9 @@ class PPO(StageConfig):
     """Weighted sum of reward models and rules, given at the last token of an answer."""
     critic: Annotated[str | None, Takes("reward-model", "causal-lm")] = None
     """Model the critic starts from; the first reward model (its score head becomes the value head), or else the policy, if left out."""
-    prompts: Sources
+    prompts: Annotated[Sources, Wants("prompt")]
     """Prompts to answer; a `reference` column is handed to rules."""
-    validation: tuple[Source, ...] = ()
+    validation: Annotated[tuple[Source, ...], Wants("prompt")] = ()
     """Held-out prompts; a share of `prompts`, chosen by content hash, if left out."""
     held_out: float = Field(0.05, gt=0, lt=0.5)
     """Share of prompts held out where `validation` is left out."""

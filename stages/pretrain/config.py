@@ -4,7 +4,7 @@ from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from data.config import Source
+from data.config import Source, Wants
 from stages.adapters.config import Adapter
 from stages.core.config import Llama, ModelRef, Optimizer, Sources, StageConfig, TokenizerRef
 
@@ -23,9 +23,9 @@ class Pretrain(StageConfig):
     """Shape of a new model, or the model to continue from."""
     tokenizer: TokenizerRef | None = None
     """Tokenizer of a new model; a continued model keeps its own."""
-    data: Sources
+    data: Annotated[Sources, Wants("text")]
     """Text to learn; documents end with EOS."""
-    validation: tuple[Source, ...] = ()
+    validation: Annotated[tuple[Source, ...], Wants("text")] = ()
     """Held-out text; a share of `data`, chosen by content hash, if left out."""
     held_out: float = Field(0.02, gt=0, lt=0.5)
     """Share of documents held out where `validation` is left out."""

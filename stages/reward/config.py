@@ -1,10 +1,10 @@
 """Settings of the reward-model stage. Torch-free."""
 
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from data.config import Source
+from data.config import Source, Wants
 from stages.adapters.config import Adapter
 from stages.core.config import ModelRef, Optimizer, Sources, StageConfig
 
@@ -20,9 +20,9 @@ class Reward(StageConfig):
     kind: Literal["reward"] = "reward"
     model: ModelRef
     """Model to start from, usually the SFT model."""
-    data: Sources
+    data: Annotated[Sources, Wants("preference")]
     """Preference pairs that share their prompt."""
-    validation: tuple[Source, ...] = ()
+    validation: Annotated[tuple[Source, ...], Wants("preference")] = ()
     """Held-out pairs; a share of `data`, chosen by the prompt's content hash, if left out."""
     held_out: float = Field(0.05, gt=0, lt=0.5)
     """Share of pairs held out where `validation` is left out."""
@@ -34,6 +34,10 @@ class Reward(StageConfig):
     """Longest prompt and answer; the model's context if left out. Longer prompts lose their oldest turns; a pair that still does not fit is left out and counted."""
     centre: float = Field(0.01, ge=0)
     """Coefficient of the penalty on the sum of both rewards, which keeps their mean near zero (Eisenstein et al. 2023)."""
+    margin: bool = False
+    """Ask for a difference of rewards of at least the pairs' `margin` column (Touvron et al. 2023)."""
+    label_smoothing: float = Field(0.0, ge=0, lt=0.5)
+    """Share of labels known to be wrong: the loss expects it, and rewards stay finite (Mitchell 2023)."""
     optimizer: RewardOptimizer = RewardOptimizer()
     adapter: Adapter | None = None
     """Train an adapter and the score head instead of all weights."""

@@ -1,10 +1,10 @@
 """Settings of the SFT stage. Torch-free."""
 
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from data.config import Source
+from data.config import Source, Wants
 from stages.adapters.config import Adapter
 from stages.core.config import ModelRef, Optimizer, Sources, StageConfig
 
@@ -20,9 +20,9 @@ class SFT(StageConfig):
     kind: Literal["sft"] = "sft"
     model: ModelRef
     """Model to start from."""
-    data: Sources
+    data: Annotated[Sources, Wants("chat")]
     """Chats in any supported format."""
-    validation: tuple[Source, ...] = ()
+    validation: Annotated[tuple[Source, ...], Wants("chat")] = ()
     """Held-out chats; a share of `data`, chosen by content hash, if left out."""
     held_out: float = Field(0.02, gt=0, lt=0.5)
     """Share of chats held out where `validation` is left out."""
