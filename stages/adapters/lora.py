@@ -6,10 +6,11 @@ import torch
 
 from stages.adapters.config import Lora
 from stages.contract import StageError
+from stages.core.seeds import seed_for
 
 
-def add_adapter(model: Any, config: Lora, task: Literal["CAUSAL_LM", "SEQ_CLS"]) -> Any:
-    """A peft model whose adapter, and for SEQ_CLS also the score head, are all that trains.
+def add_adapter(model: Any, config: Lora, task: Literal["CAUSAL_LM", "SEQ_CLS"], *, seed: int = 0) -> Any:
+    """A peft model whose adapter (its start depends on the seed alone), and for SEQ_CLS also the score head, are all that trains.
 
     Raises:
         StageError: a target is not in the model, or is an embedding or head tied to another, whose merged adapter would be wrong.
@@ -25,7 +26,9 @@ def add_adapter(model: Any, config: Lora, task: Literal["CAUSAL_LM", "SEQ_CLS"])
         task_type=TaskType[task],
         modules_to_save=["score"] if task == "SEQ_CLS" else None,
     )
-    return get_peft_model(model, settings)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed_for(seed, "adapter"))
+        return get_peft_model(model, settings)
 
 
 def target_modules(model: Any, targets: Literal["attention", "all-linear"] | tuple[str, ...]) -> list[str]:

@@ -1,31 +1,18 @@
 """Artifacts: plain folders that load without this project, complete when they appear, and compared with what was trained before they do."""
 
 import hashlib
-import os
-import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 
+from data.chat import end_ids
 from stages.contract import Artifact, StageError
 from stages.core.models import STRICT, context_of
+from stages.core.publishing import publish
 
 TOLERANCE = 1e-5
 """Largest allowed difference of fp32 logits, relative to the largest logit where that is above one."""
-
-
-def publish(folder: Path, write: Callable[[Path], Artifact]) -> Artifact:
-    """Write an artifact through `write(partial folder)`, add `artifact.json`, and rename it to `folder`, replacing an earlier one."""
-    partial = folder.with_name(folder.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    artifact = write(partial)
-    (partial / "artifact.json").write_text(artifact.model_dump_json(indent=1, exclude_none=True) + "\n", encoding="utf-8")
-    shutil.rmtree(folder, ignore_errors=True)
-    os.replace(partial, folder)
-    return artifact
 
 
 def save_artifact(
@@ -112,8 +99,6 @@ def _name_ends(model: Any, tokenizer: Any, kind: str) -> None:
     config.eos_token_id, config.bos_token_id, config.pad_token_id = tokenizer.eos_token_id, tokenizer.bos_token_id, tokenizer.pad_token_id
     if kind == "causal-lm":
         from transformers import GenerationConfig
-
-        from data.chat import end_ids
 
         ends = sorted(end_ids(tokenizer))
         model.generation_config = GenerationConfig(

@@ -5,7 +5,7 @@ of the whole row is ever built: each document is one causal SDPA, which is exact
 over four times as long), or on a GPU one variable-length flash call. With a cache or a padding mask it does what `sdpa` does.
 """
 
-from itertools import pairwise
+from itertools import groupby, pairwise
 from typing import Any
 
 import torch
@@ -55,16 +55,17 @@ def document_lengths(position_ids: Tensor, rows: int) -> list[list[int]] | None:
 
 
 def _one_by_one(query: Tensor, key: Tensor, value: Tensor, lengths: list[list[int]], dropout: float, scaling: float | None) -> Tensor:
+    """Each run of neighbours of one length is one call; the parts are views, so that only the output is copied."""
     grouped = query.size(1) != key.size(1)
-    rows = []
-    for row, row_lengths in enumerate(lengths):
-        parts = zip(*(torch.split(tensor[row : row + 1], row_lengths, dim=2) for tensor in (query, key, value)), strict=True)
-        outputs = [
-            nn.functional.scaled_dot_product_attention(q, k, v, dropout_p=dropout, is_causal=True, scale=scaling, enable_gqa=grouped)
-            for q, k, v in parts
-        ]
-        rows.append(torch.cat(outputs, dim=2))
-    return torch.cat(rows).transpose(1, 2).contiguous()
+    flat = [tensor.transpose(0, 1).flatten(1, 2) for tensor in (query, key, value)]  # (heads, all tokens, head size)
+    runs = [(length, sum(1 for _ in run)) for row in lengths for length, run in groupby(row)]
+    parts = zip(*(torch.split(tensor, [length * count for length, count in runs], dim=1) for tensor in flat), strict=True)
+    outputs = []
+    for (length, count), (q, k, v) in zip(runs, parts, strict=True):
+        q, k, v = (tensor.view(tensor.size(0), count, length, -1).transpose(0, 1) for tensor in (q, k, v))
+        output = nn.functional.scaled_dot_product_attention(q, k, v, dropout_p=dropout, is_causal=True, scale=scaling, enable_gqa=grouped)
+        outputs.append(output.transpose(1, 2).flatten(0, 1))  # (tokens, heads, head size)
+    return torch.cat(outputs).view(query.size(0), -1, query.size(1), query.size(3))
 
 
 def _flash(query: Tensor, key: Tensor, value: Tensor, lengths: list[list[int]], scaling: float | None) -> Tensor:

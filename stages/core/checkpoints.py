@@ -29,8 +29,13 @@ def save(folder: Path, step: int, write: Callable[[Path], None], keep_last: int)
         return seal(partial, keep_last)
     except OSError as error:
         shutil.rmtree(partial, ignore_errors=True)
-        free = shutil.disk_usage(folder).free
-        raise StageError(f"the checkpoint of step {step} could not be written ({error}); {free >> 20} MiB are free in {folder}") from error
+        raise unwritten(folder, step, error) from error
+
+
+def unwritten(folder: Path, step: int, error: OSError) -> StageError:
+    """The sentence for a checkpoint that the disk did not take."""
+    free = shutil.disk_usage(folder).free >> 20
+    return StageError(f"the checkpoint of step {step} could not be written ({error}); {free:,} MiB are free in {folder}")
 
 
 def begin(folder: Path, step: int) -> Path:

@@ -16,12 +16,20 @@ class Metrics:
         self._writes = writes
         self._began = time.monotonic()
 
+    def seconds(self) -> float:
+        """Training time over all attempts."""
+        return time.monotonic() - self._began
+
     def log(self, step: int, steps: int, **values: float) -> None:
-        """Append one line. `seconds` counts training time over all attempts; numbers that are not finite become null."""
+        """Append one line, with `seconds`; numbers that are not finite become null."""
         if not self._writes:
             return
-        seconds = round(time.monotonic() - self._began, 3)
-        line = {"step": step, "steps": steps, "seconds": seconds, **{name: _number(value) for name, value in values.items()}}
+        line = {
+            "step": step,
+            "steps": steps,
+            "seconds": round(self.seconds(), 3),
+            **{name: _number(value) for name, value in values.items()},
+        }
         with self._path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(line, allow_nan=False) + "\n")
 

@@ -2,6 +2,8 @@
 
 from typing import ClassVar, Literal
 
+from pydantic import Field
+
 from stages.core.config import StageConfig
 
 
@@ -10,3 +12,17 @@ class World(StageConfig):
 
     makes: ClassVar[str] = "dataset"
     kind: Literal["world"] = "world"
+    people: int | None = Field(None, gt=1)
+    """People in the register; the demo's number if left out, as for all sizes below."""
+    documents: int | None = Field(None, gt=0)
+    """Stories to pretrain on."""
+    chats: int | None = Field(None, gt=0)
+    """Chats for SFT."""
+    pairs: int | None = Field(None, gt=0)
+    """Preference pairs."""
+    prompts: int | None = Field(None, gt=0)
+    """Prompts for PPO."""
+
+    def sizes(self) -> dict[str, int]:
+        """The sizes that are given."""
+        return self.model_dump(include={"people", "documents", "chats", "pairs", "prompts"}, exclude_none=True)

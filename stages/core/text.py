@@ -1,0 +1,23 @@
+"""Text as documents of tokens, the same for pretraining and for measuring perplexity."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from data.tokens import encode_texts, pieces
+from stages.core.rows import Document
+
+
+def text_documents(tokenizer: Any, texts: Sequence[str], context: int) -> list[Document]:
+    """Each text as start token, words, EOS; longer ones are cut into pieces of `context` tokens that share one token with the next.
+
+    The start token is BOS where the tokenizer writes one, else EOS. It is what the first word is predicted from, so that a document's summed
+    loss is -log p of the whole text and its end, and can be compared with the generator's own entropy.
+    """
+    start = tokenizer.eos_token_id
+    encoded = []
+    for ids in encode_texts(tokenizer, texts):
+        begins = ids[0] == tokenizer.bos_token_id or (ids[0] == start and len(ids) > 1)
+        encoded.append(ids if begins else np.concatenate([np.array([start], np.int32), ids]))
+    return [Document(piece) for piece in pieces(encoded, context)]

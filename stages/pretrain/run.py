@@ -1,0 +1,87 @@
+"""Pretraining: text to a base model."""
+
+import math
+from typing import Any
+
+from transformers import Trainer, TrainingArguments
+
+from data.formats import Text
+from stages.contract import Hardware, Job, Result
+from stages.core.artifacts import save_artifact
+from stages.core.causal import CausalTraining, teach, total_nats, untaught
+from stages.core.config import Llama
+from stages.core.interrupt import interruptible
+from stages.core.models import check_fit, choose_precision, context_of, load_causal_lm, load_tokenizer, new_llama
+from stages.core.reading import read_parts
+from stages.core.rows import PackedRows, Shape, collate
+from stages.core.text import text_documents
+from stages.core.training import arguments, shape_of_run, train
+from stages.pretrain.config import Pretrain
+
+
+class Training(CausalTraining, Trainer):  # type: ignore[misc]
+    """transformers' loop, this project's loss and checkpoints."""
+
+
+def run(job: Job, config: Pretrain, hardware: Hardware) -> Result:
+    """Learn to predict text; measure on held-out text; leave a model that anyone can load."""
+    precision = choose_precision(hardware)
+    text = read_parts(job, config.data, config.validation, config.held_out, Text)
+    model, tokenizer = starting_point(job, config, hardware)
+    context = context_of(model)
+    documents = text_documents(tokenizer, [record.text for record in text.train], context)
+    held_out = text_documents(tokenizer, [record.text for record in text.held_out], context)
+    rows = PackedRows(documents, capacity=context, seed=job.seed)
+    shape = shape_of_run(hardware, tokens=config.tokens, batch_tokens=config.batch_tokens, capacity=context)
+    if config.adapter:
+        from stages.adapters.lora import add_adapter
+
+        model = add_adapter(model, config.adapter, "CAUSAL_LM", seed=job.seed)
+    notes = [*text.notes, str(precision), describe(rows, shape, model)]
+    print(*notes, sep="\n", flush=True)
+    with interruptible() as stop:
+        trainer = Training(
+            model=teach(model),
+            args=TrainingArguments(**arguments(job, config.optimizer, **shape.forwards(), precision=precision)),
+            train_dataset=rows.resized(shape.steps * shape.rows_per_step),
+            data_collator=collate,
+            job=job,
+            settings=config.optimizer,
+            stop=stop,
+        )
+        steps = train(trainer)
+        metrics = measured(model, PackedRows(held_out, capacity=context, seed=0), shape, text.held_out)
+        trainer.finish(lambda: save_artifact(untaught(model), tokenizer, job.artifact, kind="causal-lm"))
+    return Result(steps=steps, metrics=metrics, notes=notes)
+
+
+def starting_point(job: Job, config: Pretrain, hardware: Hardware) -> tuple[Any, Any]:
+    """A new model for the given tokenizer, or an existing one with its own. Raises DataError where the two do not fit."""
+    if isinstance(config.model, Llama):
+        tokenizer = load_tokenizer(job.inputs["tokenizer"].path)
+        tokenizer.model_max_length = config.model.context
+        return new_llama(config.model, tokenizer, job.seed), tokenizer
+    path = job.inputs["model"].path
+    model, tokenizer = load_causal_lm(path, hardware), load_tokenizer(path)
+    check_fit(model, tokenizer, path)
+    return model, tokenizer
+
+
+def measured(model: Any, rows: PackedRows, shape: Shape, records: list[Text]) -> dict[str, float]:
+    """Loss and perplexity per token, bits per byte, and what a perfect model would reach where the records say it."""
+    nats, tokens = total_nats(model, rows, shape.micro_batch)
+    size = sum(len(record.text.encode()) for record in records)
+    metrics = {"validation_loss": nats / tokens, "perplexity": math.exp(nats / tokens), "bits_per_byte": nats / math.log(2) / size}
+    known = [record.nats for record in records if record.nats is not None]
+    if len(known) == len(records):
+        metrics["perplexity_floor"] = math.exp(sum(known) / tokens)
+    return metrics
+
+
+def describe(rows: PackedRows, shape: Shape, model: Any) -> str:
+    """What training will do, in a sentence."""
+    epochs = shape.steps * shape.rows_per_step / rows.per_epoch
+    return (
+        f"{model.num_parameters():,} parameters; {shape.steps:,} steps of {shape.rows_per_step} rows, {epochs:.2f} epochs of {rows.per_epoch:,} rows; "
+        f"{shape.micro_batch} rows in a forward pass"
+    )
