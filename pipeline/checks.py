@@ -1,15 +1,52 @@
-"""Looks at data and artifacts before anything starts: every local source is read a little, hand-offs are compared."""
+"""Looks at data and artifacts before anything starts: every local source is read as its stage will read it, hand-offs are compared."""
 
+from collections.abc import Sequence
+
+from data.config import Source
+from data.errors import DataError
+from data.formats import Chat, Preference, Prompt, Record, Text
+from data.records import Finding, check_sources
+from data.sources import resolve
 from pipeline.errors import Problem, RecipeError
-from pipeline.plan import make_plan, tokenizer_problems
-from pipeline.recipe import Recipe
-from pipeline.store import Run
+from pipeline.jobs import source_folder
+from pipeline.plan import Plan, Step, tokenizer_problems
+from pipeline.references import wanted_sources
+
+FEW = 20
+RECORDS: dict[str | None, type[Record] | None] = {None: None, "text": Text, "chat": Chat, "preference": Preference, "prompt": Prompt}
 
 
-def check_all(recipe: Recipe, run: Run) -> list[str]:
-    """What was noticed. Raises RecipeError with everything that is wrong."""
-    plan = make_plan(recipe, run)
-    problems = [Problem(str(recipe.file), "", message) for message in tokenizer_problems(plan)]
+def check_all(plan: Plan, steps: Sequence[Step]) -> list[str]:
+    """What was noticed about the data of these stages. Raises RecipeError with everything that is wrong."""
+    problems = [Problem(str(plan.recipe.file), "", message) for message in tokenizer_problems(plan)]
+    notes: list[str] = []
+    seen: dict[tuple[str, str | None], list[Finding]] = {}
+    for step in steps:
+        for path, source, wants in wanted_sources(step.config):
+            key = (source.model_dump_json(), wants)
+            if key in seen:
+                continue
+            seen[key] = _findings(plan, source, wants)
+            for finding in seen[key]:
+                if finding.problem:
+                    problems.append(plan.recipe.problem(step.name, path, finding.text))
+                else:
+                    notes.append(f"stages.{step.name}.{path}: {finding.text}")
     if problems:
         raise RecipeError(problems)
-    return []
+    return notes
+
+
+def _findings(plan: Plan, source: Source, wants: str | None) -> list[Finding]:
+    """What a source's rows are; nothing for data that a stage has yet to make, and of what it has made only what is wrong."""
+    made = source.stage is not None and source.stage in plan.recipe.stages
+    if made and plan.step(str(source.stage)).manifest is None:
+        return []
+    try:
+        files = resolve(source, plan.recipe.root, source_folder(plan, source.stage))
+    except DataError as error:
+        return [Finding(True, str(error))]
+    if made:  # our own rows are well formed; a few of them show whether they are the right ones
+        few = source.model_copy(update={"limit": FEW})
+        return [finding for finding in check_sources([few], [files], RECORDS[wants]) if finding.problem]
+    return check_sources([source], [files], RECORDS[wants])

@@ -31,11 +31,13 @@ def check(arguments: list[str]) -> int:
     parser = Parser("check", "Find everything that is wrong with a recipe and its data. Starts nothing; exit code 2 if something is wrong.")
     options = parser.recipe("recipe (YAML), or a run's folder").json().read(arguments)
     from pipeline.checks import check_all
+    from pipeline.plan import make_plan
     from pipeline.target import open_target
 
     try:
         recipe, run = open_target(options.recipe, options.overrides, options.runs)
-        notes = check_all(recipe, run)
+        plan = make_plan(recipe, run)
+        notes = check_all(plan, plan.steps)
     except RecipeError as error:
         if not options.json:
             raise

@@ -53,8 +53,14 @@ def last_record(file: Path) -> dict[str, Any] | None:
 
 def numbers(record: dict[str, Any]) -> str:
     """The metrics of a record, as many as fit a line."""
-    shown = [f"{name} {value:.4g}" for name, value in record.items() if name not in UNSHOWN and isinstance(value, int | float)]
+    shown = [f"{name} {number(value)}" for name, value in record.items() if name not in UNSHOWN and isinstance(value, int | float)]
     return "  ".join(shown[:MOST])
+
+
+def number(value: float) -> str:
+    """Whole and large numbers in full, others with four digits."""
+    whole = float(value).is_integer() or abs(value) >= 1e4
+    return f"{value:,.0f}" if whole and abs(value) < 1e12 else f"{value:.4g}"
 
 
 def duration(seconds: float) -> str:

@@ -11,7 +11,7 @@ from typing import Annotated, Any, get_args, get_origin
 
 from pydantic import BaseModel
 
-from data.config import Context, Source, Takes
+from data.config import Context, Source, Takes, Wants
 from pipeline.complaints import arms_of, models_at
 from pipeline.errors import Problem, suggestion
 from pipeline.reading import Document
@@ -65,9 +65,10 @@ def children(field: Field, annotation: Any) -> Iterator[tuple[Field, Any]]:
             yield Field(_join(field.path, name), inside, marks), info.annotation
     elif isinstance(value, list | tuple | dict):
         inner = _inner(annotation, dict if isinstance(value, dict) else None)
+        inherited = tuple(mark for mark in field.marks if isinstance(mark, Wants))
         items = value.items() if isinstance(value, dict) else enumerate(value)
         for key, item in items:
-            yield Field(_join(field.path, str(key)), item, marks_of(inner)), inner
+            yield Field(_join(field.path, str(key)), item, (*marks_of(inner), *inherited)), inner
 
 
 def marks_of(annotation: Any) -> tuple[Any, ...]:
@@ -114,7 +115,14 @@ def references(config: BaseModel | dict[str, Any], model: type[BaseModel] | None
 
 def sources(config: BaseModel) -> Iterator[tuple[str, Source]]:
     """Data that a stage reads, by dotted field path."""
-    return ((field.path, field.value) for field in fields(config) if isinstance(field.value, Source))
+    return ((path, source) for path, source, _ in wanted_sources(config))
+
+
+def wanted_sources(config: BaseModel) -> Iterator[tuple[str, Source, str | None]]:
+    """Data that a stage reads, and the record that it makes of each row, where its settings say so."""
+    for field in fields(config):
+        if isinstance(field.value, Source):
+            yield field.path, field.value, next((mark.record for mark in field.marks if isinstance(mark, Wants)), None)
 
 
 def reference_problems(models: Mapping[str, type[StageConfig] | None], document: Document) -> list[Problem]:

@@ -3,7 +3,6 @@
 import argparse
 import json
 import shlex
-import sys
 from collections.abc import Sequence
 
 from pipeline.checks import check_all
@@ -30,9 +29,7 @@ def run_recipe(options: argparse.Namespace, arguments: Sequence[str], worker: Se
         pins = settle(recipe, run)
         known = identities(recipe, pins)
         plan = make_plan(recipe, run, selection, known)
-        if any(step.works for step in plan.steps):
-            for note in check_all(recipe, run):
-                print(note, file=sys.stderr)
+        check_all(plan, [step for step in plan.steps if step.works])
         run.record_recipe(recipe.text, recipe.overrides, recipe.file)
         from pipeline.execute import Execution
         from pipeline.process import Stop

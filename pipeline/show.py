@@ -9,7 +9,7 @@ from pydantic import ValidationError
 from pipeline.errors import StoreError
 from pipeline.jobs import relative
 from pipeline.plan import Plan, Step
-from pipeline.progress import numbers
+from pipeline.progress import number, numbers
 from pipeline.store import StageFolder, read_json
 from stages.contract import Result, Table
 
@@ -59,7 +59,7 @@ def _cell(value: str | float | None) -> str:
         return ""
     if isinstance(value, str):
         return " ".join(value.split())
-    return f"{value:.0f}" if float(value).is_integer() and abs(value) < 1e9 else f"{value:.4g}"
+    return number(value)
 
 
 def result_of(folder: StageFolder) -> Result | None:

@@ -23,7 +23,9 @@ def clean_run(options: argparse.Namespace) -> int:
     recipe, run = open_target(options.recipe, options.overrides, options.runs)
     wanted = {step.folder.path.name for step in make_plan(recipe, run).steps}
     old = [folder for folder in run.folders() if folder.path.name not in wanted]
-    entries = [{"folder": relative(folder.path), "bytes": _bytes(folder.path), "state": _state(folder)} for folder in old]
+    entries: list[dict[str, Any]] = [
+        {"folder": relative(folder.path), "bytes": _bytes(folder.path), "state": _state(folder)} for folder in old
+    ]
     if options.yes and old:
         with held(run.lock):
             for folder in old:
