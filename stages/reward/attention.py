@@ -47,7 +47,7 @@ def forks_attention(
         raise ValueError(f"forks in one row cannot be computed under a sliding window of {sliding_window}")
     # One split, not many slices: the backward pass of a slice writes a gradient as large as the whole row.
     lengths = [length for fork in forks for length in (fork.first, fork.second)]
-    parts = zip(*(tensor.split(lengths, dim=2) for tensor in (query, key, value)), strict=True)
+    parts = zip(*(torch.split(tensor, lengths, dim=2) for tensor in (query, key, value)), strict=True)
     options: dict[str, Any] = {"dropout_p": dropout, "scale": scaling, "enable_gqa": query.size(1) != key.size(1)}
     outputs = []
     for fork in forks:

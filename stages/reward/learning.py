@@ -1,0 +1,73 @@
+"""The Bradley-Terry objective on transformers' Trainer.
+
+On Trainer and not on TRL's RewardTrainer: that one tokenises again, pads both conversations of a pair to one width and computes their prompt
+twice. Ours gets the ids that PPO will score, in rows without padding, and divides by the pairs of the whole step.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+from transformers import Trainer
+
+from stages.core.losses import pairwise_loss
+from stages.core.seeds import seed_for
+from stages.core.training import StageTraining
+from stages.reward.rows import Pair, row_of
+
+
+class Order(Dataset[Pair]):
+    """`count` pairs, epoch after epoch, each in another order: a function of the seed alone, so that resuming needs no state."""
+
+    def __init__(self, pairs: Sequence[Pair], *, count: int, seed: int) -> None:
+        self._pairs, self._count, self._seed = pairs, count, seed
+        self._epoch, self._order = -1, np.zeros(0, dtype=np.int64)
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __getitem__(self, index: int) -> Pair:
+        epoch, place = divmod(index, len(self._pairs))
+        if epoch != self._epoch:
+            order = np.random.default_rng(seed_for(self._seed, "pairs", epoch)).permutation(len(self._pairs))
+            self._epoch, self._order = epoch, order
+        return self._pairs[int(self._order[place])]
+
+
+def collate(pairs: Sequence[Pair]) -> dict[str, Any]:
+    """Pairs of one micro-batch as one forked row. `margins` is (pairs,) float32, 0 where a pair states none."""
+    row = row_of(pairs)
+    margins = torch.tensor([pair.margin or 0.0 for pair in pairs], dtype=torch.float32)
+    return {"input_ids": row.input_ids, "position_ids": row.position_ids, "forks": row.forks, "ends": row.ends, "margins": margins}
+
+
+def smoothed_loss(scores_B2: Tensor, margins_B: Tensor | None, *, centre: float, smoothing: float) -> Tensor:
+    """Bradley-Terry loss of each pair whose label is wrong with probability `smoothing` (Mitchell 2023): (B) float32.
+
+    The expectation over both labels; the penalty on the rewards' sum is the same for both.
+    """
+    chosen_B, rejected_B = scores_B2.unbind(-1)
+    loss_B = pairwise_loss(chosen_B, rejected_B, margins_B, centre)
+    if not smoothing:
+        return loss_B
+    flipped_B = pairwise_loss(rejected_B, chosen_B, None if margins_B is None else -margins_B, centre)
+    return (1 - smoothing) * loss_B + smoothing * flipped_B
+
+
+class PairTraining(StageTraining, Trainer):  # type: ignore[misc]
+    """Learns which of two conversations was preferred."""
+
+    def __init__(self, *args: Any, centre: float, smoothing: float, margin: bool, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._centre, self._smoothing, self._margin = centre, smoothing, margin
+
+    def summed_loss(self, model: Any, batch: dict[str, Any]) -> Tensor:
+        margins_B = batch.pop("margins")
+        scores_B2 = model(**batch)
+        return smoothed_loss(scores_B2, margins_B if self._margin else None, centre=self._centre, smoothing=self._smoothing).sum()
+
+    def items(self, batch: dict[str, Any]) -> int:
+        return len(batch["ends"])

@@ -1,0 +1,109 @@
+"""The reward-model stage: from pairs of a chosen and a rejected answer to a model that scores answers."""
+
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from transformers import TrainingArguments
+
+from data.chat import check_template
+from data.errors import DataError
+from stages.adapters.lora import add_adapter
+from stages.contract import Hardware, Job, Result, StageError
+from stages.core.artifacts import save_artifact
+from stages.core.baselines import BagOfWords
+from stages.core.interrupt import interruptible
+from stages.core.models import Precision, check_fit, choose_precision, context_of, device_of, load_reward_model, load_tokenizer
+from stages.core.rows import Shape, divisor
+from stages.core.training import AUTO_TOKENS, arguments, train
+from stages.reward.config import Reward
+from stages.reward.learning import Order, PairTraining, collate
+from stages.reward.metrics import (
+    Judged,
+    accuracy_metrics,
+    calibration_metrics,
+    length_rule,
+    reliability_table,
+    reward_metrics,
+    slices,
+)
+from stages.reward.model import score_pairs, teach, untaught, without_dropout
+from stages.reward.pairs import Held, answers, divide, encode, judged, longer, read_preferences
+from stages.reward.rows import Pair
+
+CONTROL_PAIRS = 10_000
+"""Training pairs that the bag-of-words control sees at most: it keeps them all in memory."""
+
+
+def run(job: Job, config: Reward, hardware: Hardware) -> Result:
+    """Read the pairs, train from the SFT model, judge on held-out pairs, leave the model with its mean and deviation."""
+    path = job.inputs["model"].path
+    precision = choose_precision(hardware)
+    tokenizer, model = load_tokenizer(path), load_reward_model(path, hardware)
+    check_template(tokenizer)
+    check_fit(model, tokenizer, path)
+    if tokenizer.pad_token_id is None:
+        raise DataError(f"{path}: the tokenizer has no pad token, and a score is read at the last token that is no padding; add one first")
+    data = read(job, config, tokenizer, min(config.max_tokens or context_of(model), context_of(model)))
+    print(f"{precision}; {len(data.training):,} pairs to learn from, {len(data.held_out):,} held out", flush=True)
+    model = add_adapter(model, config.adapter, "SEQ_CLS", seed=job.seed) if config.adapter else model
+    model = teach(without_dropout(model))
+    with interruptible() as stop:
+        trainer = trainer_of(model, data.training, job, config, precision, stop)
+        steps = train(trainer)
+        held_out = judged(data.held_out, score_pairs(model, data.held_out))
+        metrics = {**judge(held_out), **controls(data)}
+        statistics = {name: metrics[name] for name in ("reward_mean", "reward_std")}
+        trainer.finish(lambda: save_artifact(untaught(model), tokenizer, job.artifact, kind="reward-model", **statistics))
+    return Result(steps=steps, metrics=metrics, tables=[slices(held_out), reliability_table(held_out)], notes=[*data.notes, str(precision)])
+
+
+def read(job: Job, config: Reward, tokenizer: Any, max_tokens: int) -> Held:
+    """Training and held-out pairs as ids. Raises DataError."""
+    data, notes = read_preferences(config.data, [job.files.get(f"data.{n}", []) for n in range(len(config.data))])
+    given = read_preferences(config.validation, [job.files.get(f"validation.{n}", []) for n in range(len(config.validation))])
+    training, held_out = divide(data, given[0], config.held_out)
+    learned, shortened = encode(tokenizer, training, max_tokens)
+    kept, also_shortened = encode(tokenizer, held_out, max_tokens)
+    return Held(learned, kept, [*notes, *given[1], *shortened, *(f"held out: {note}" for note in also_shortened)])
+
+
+def shape_of(pairs: Sequence[Pair], config: Reward, hardware: Hardware) -> Shape:
+    """How the pairs are cut into steps and forward passes. Raises StageError if a step's pairs cannot be shared evenly by the processes."""
+    processes = int(os.environ.get("WORLD_SIZE", "1"))
+    if config.batch_pairs % processes:
+        raise StageError(f"a step of {config.batch_pairs} pairs cannot be shared by {processes} processes: change batch_pairs")
+    own = config.batch_pairs // processes
+    long_pair = int(np.quantile([pair.tokens for pair in pairs], 0.9))
+    most = AUTO_TOKENS[device_of(hardware).type] // long_pair if hardware.micro_batch == "auto" else hardware.micro_batch
+    micro = divisor(own, most)
+    return Shape(max(1, round(config.epochs * len(pairs) / config.batch_pairs)), config.batch_pairs, micro, own // micro)
+
+
+def trainer_of(model: Any, pairs: Sequence[Pair], job: Job, config: Reward, precision: Precision, stop: Any) -> PairTraining:
+    shape = shape_of(pairs, config, job.hardware)
+    return PairTraining(
+        model,
+        TrainingArguments(**arguments(job, config.optimizer, **shape.forwards(), precision=precision)),
+        train_dataset=Order(pairs, count=shape.steps * shape.rows_per_step, seed=job.seed),
+        data_collator=collate,
+        job=job,
+        settings=config.optimizer,
+        stop=stop,
+        centre=config.centre,
+        smoothing=config.label_smoothing,
+        margin=config.margin,
+    )
+
+
+def judge(held_out: Judged) -> dict[str, float]:
+    """Everything that held-out pairs say about the model."""
+    return {**accuracy_metrics(held_out), **calibration_metrics(held_out), **reward_metrics(held_out)}
+
+
+def controls(data: Held) -> dict[str, float]:
+    """What is reached without reading: by the length of the answers alone, and by their words without order or prompt."""
+    _, by_length = length_rule(longer(data.training), longer(data.held_out))
+    words = BagOfWords(*answers(data.training[:CONTROL_PAIRS]))
+    return {"length_baseline": by_length, "bag_of_words": words.accuracy(*answers(data.held_out))}
