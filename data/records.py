@@ -179,9 +179,9 @@ def split(records: Sequence[S], share: float, key: Callable[[S], str] | None = N
     places = [int.from_bytes(hashlib.sha256(name(record).encode()).digest()[:8]) / 2**64 for record in records]
     if len(set(places)) < 2:
         raise DataError(f"{len(records)} records with one and the same content cannot be split into training and held-out ones")
-    bound = max(share, min(places) * (1 + 1e-12))
-    bound = min(bound, max(places))
-    held = [place < bound or place == min(places) for place in places]
+    lowest = min(places)
+    bound = min(max(share, lowest * (1 + 1e-12)), max(places))
+    held = [place < bound or place == lowest for place in places]
     return [r for r, out in zip(records, held, strict=True) if not out], [r for r, out in zip(records, held, strict=True) if out]
 
 

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import accelerate.utils.other
 import torch
 from transformers import TrainerCallback
 
@@ -28,6 +29,10 @@ from stages.core.seeds import seed_for
 
 AUTO_TOKENS = {"cpu": 4_096, "cuda": 32_768}
 """Tokens of a forward pass where the recipe leaves it open. On a CPU larger passes leave the caches and are slower."""
+if os.environ.get("ACCELERATE_USE_DEEPSPEED", "false").lower() not in ("1", "true"):
+    # Where DeepSpeed is installed, accelerate imports it to ask whether a model is one of its engines: 3 seconds that only ZeRO needs.
+    accelerate.utils.other.is_deepspeed_available = lambda: False
+
 LOG_LINES = 200
 """Lines of metrics.jsonl that a stage aims for."""
 
