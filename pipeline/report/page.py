@@ -1,0 +1,202 @@
+"""The page: one HTML file with everything in it, small enough to send, that asks no network for anything."""
+
+import base64
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FunctionLoader, StrictUndefined
+from markupsafe import Markup
+
+from pipeline.report.catalogue import duration, grouped, meaning, pretty
+from pipeline.report.charts import Chart, stage_chart
+from pipeline.report.evaluation import Outcome, outcomes
+from pipeline.report.family import TALL, WIDE, Box, Sizes, Tree, draw
+from pipeline.report.findings import findings
+from pipeline.report.reading import Run, Stage, Tie, read_run
+
+SIZE_LIMIT = 3_000_000
+"""Bytes of a page."""
+POINTS = 40_000
+"""Points of all curves together, to begin with."""
+ROWS = 200
+"""Rows of one table that are shown."""
+
+HEADLINES = {
+    "tokenizer": ("bytes_per_token",),
+    "pretrain": ("bits_per_byte", "perplexity", "validation_loss", "loss"),
+    "sft": ("validation_loss", "loss"),
+    "reward": ("accuracy",),
+    "ppo": ("held_out_truth", "held_out_reward", "validation_reward", "reward"),
+}
+"""The number of a stage that stands in the family tree: the first that it has."""
+
+
+def write_report(folder: Path, out: Path | None = None) -> Path:
+    """Write the report of a run, by default beside its stages, and return where. Raises StoreError if the folder is no run."""
+    page = render(read_run(folder))
+    target = out or folder / "report.html"
+    target.parent.mkdir(parents=True, exist_ok=True)
+    partial = target.with_name(target.name + ".partial")
+    partial.write_text(page, encoding="utf-8")
+    partial.replace(target)
+    return target
+
+
+def render(run: Run, *, live: bool = False, points: int = POINTS, samples: int = 40) -> str:
+    """The page of a run. Curves are thinned further and samples dropped until it keeps the size limit."""
+    while True:
+        page = _render(run, live=live, points=points, samples=samples)
+        if len(page.encode()) < SIZE_LIMIT or (points < 500 and samples <= 1):
+            return page
+        points, samples = points // 2, max(samples // 2, 1)
+
+
+@dataclass(frozen=True)
+class Section:
+    """A stage with its charts, ready for the template."""
+
+    stage: Stage
+    groups: list[tuple[str, list[Chart]]]
+    constant: list[tuple[str, str]]
+    """Label and value of what never changed: a flat line tells no more."""
+    data: list[Tie]
+    lineage: list[str]
+    commands: list[tuple[str, str]]
+
+    @property
+    def key(self) -> str:
+        return f"stage-{self.stage.name}"
+
+
+def _render(run: Run, *, live: bool, points: int, samples: int) -> str:
+    series = sum(len(stage.curves.series) for stage in run.stages)
+    limit = max(20, min(800, points // max(series, 1)))
+    sections = [section(run, stage, limit) for stage in run.stages]
+    charts = {chart.key: chart.data() for part in sections for _, group in part.groups for chart in group}
+    ends: list[Outcome] = outcomes(run, samples)
+    return page(
+        "page.html.jinja",
+        run=run, sections=sections, outcomes=ends, findings=findings(run), charts=charts, live=live, headline=headline, rows=ROWS,
+        trees=[("wide", *_tree(run, WIDE)), ("tall", *_tree(run, TALL))],
+    )  # fmt: skip
+
+
+def page(template: str, **context: Any) -> str:
+    """Fill a template. Style and script stand in the page, and the content policy allows exactly them, by their hashes."""
+    style, script = (Markup(_asset(name)) for name in ("style.css", "script.js"))  # noqa: S704 our own files, not data
+    policy = f"default-src 'none'; style-src '{_hash(style)}'; script-src '{_hash(script)}'; base-uri 'none'; form-action 'none'"
+    if context.get("live"):
+        policy += "; connect-src 'self'"
+    made = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
+    return environment().get_template(template).render(style=style, script=script, policy=policy, made=made, **context)
+
+
+def environment() -> Environment:
+    """Everything is escaped; a name that the template misspells is an error."""
+    env = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, loader=FunctionLoader(_asset))
+    env.filters.update(pretty=pretty, duration=duration, meaning=meaning, cell=cell, clip=clip, tick=tick, settings=settings)
+    return env
+
+
+def _asset(name: str) -> str:
+    return (files("pipeline.report") / name).read_text(encoding="utf-8")
+
+
+def _hash(text: str) -> str:
+    return f"sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}"
+
+
+def cell(value: Any) -> str:
+    """A table cell as text."""
+    return pretty(float(value)) if isinstance(value, int | float) and not isinstance(value, bool) else "–" if value is None else str(value)
+
+
+def tick(value: float, unit: str) -> str:
+    """An axis label: as short as the value allows."""
+    if unit == "%":
+        return f"{100 * value:.6g}%"
+    return f"{value:.4g}" if abs(value) < 1e4 else pretty(value)
+
+
+def settings(value: dict[str, Any]) -> str:
+    """Settings as indented text; the template escapes it."""
+    return json.dumps(value, indent=2, ensure_ascii=False, default=str)
+
+
+def clip(text: str, limit: int) -> str:
+    """A text that fits a box of the drawing."""
+    return text if len(text) <= limit else text[: limit - 1] + "…"
+
+
+def section(run: Run, stage: Stage, limit: int) -> Section:
+    """Everything that the page tells of one stage. All charts of a stage share their range of steps, so that they zoom together."""
+    steps = [step for series in stage.curves.series for step in series.steps]
+    whole = (min(steps), max(steps)) if steps else None
+    groups, constant = [], []
+    for index, (name, charts) in enumerate(grouped(series.name for series in stage.curves.series)):
+        drawn = []
+        for number, names in enumerate(charts):
+            held = [series for series in stage.curves.series if series.name in names]
+            if all(series.constant and series.values and not series.non_finite for series in held):
+                constant += [(meaning(series.name).label, pretty(series.last, meaning(series.name).unit)) for series in held]
+            else:
+                drawn.append(stage_chart(f"{stage.name}-{index}-{number}", names, stage.curves, limit, whole))
+        groups += [(name, drawn)] if drawn else []
+    return Section(stage, groups, constant, [tie for tie in stage.ties if tie.is_data], lineage(run, stage.name), commands(run, stage))
+
+
+def headline(stage: Stage) -> tuple[str, str]:
+    """Label and value of the number that says most about a stage."""
+    for name in HEADLINES.get(stage.kind, ()):
+        if name in stage.metrics:
+            return meaning(name).label.lower(), pretty(stage.metrics[name], meaning(name).unit)
+    for name in HEADLINES.get(stage.kind, ()):
+        series = stage.curves[name]
+        if series is not None and series.last is not None:
+            return meaning(name).label.lower(), pretty(series.last, meaning(name).unit)
+    return "", ""
+
+
+def lineage(run: Run, name: str) -> list[str]:
+    """The stage's line of models and what they began from, oldest first, the stage itself last."""
+    line, parents = [name], run.parents()
+    while True:
+        models = [parent for parent, kind in parents.get(line[0], {}).items() if kind == "model"]
+        others = [parent for parent, kind in parents.get(line[0], {}).items() if kind == "part"]
+        above = (models or others)[:1]
+        if not above or above[0] in line:
+            return line
+        line = [*above, *line]
+
+
+def commands(run: Run, stage: Stage) -> list[tuple[str, str]]:
+    """Commands to go on from a stage, with what each does. Relative paths only, so that a page can be passed on."""
+    where = f"runs/{run.folder.resolve().name}"
+    makes = stage.artifact.get("kind")
+    going = []
+    if stage.state in ("failed", "interrupted"):
+        going.append(("Go on where it stopped", f"pipeline run {where}/recipe.yaml"))
+    if makes == "causal-lm":
+        going += [
+            ("Talk to it", f"pipeline chat {where} {stage.name}"),
+            ("Load it", f'AutoModelForCausalLM.from_pretrained("{where}/{stage.name}/artifact")'),
+        ]
+    if makes == "reward-model":
+        going.append(("Load it", f'AutoModelForSequenceClassification.from_pretrained("{where}/{stage.name}/artifact")'))
+    if makes in ("causal-lm", "reward-model"):
+        going.append(("Publish it", f"pipeline publish {where} {stage.name} --dry-run"))
+    if stage.state == "done":
+        going.append(("Do it again", f"pipeline run {where}/recipe.yaml --redo {stage.name}"))
+    return going
+
+
+def _tree(run: Run, sizes: Sizes) -> tuple[Tree, Sequence[tuple[Box, Stage]]]:
+    tree = draw(run.parents(), sizes)
+    stages = {stage.name: stage for stage in run.stages}
+    return tree, [(box, stages[box.name]) for box in tree.boxes]
