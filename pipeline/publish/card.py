@@ -185,13 +185,13 @@ def _made(stage: Finished) -> str:
     noted, took = facts.surroundings(stage), facts.seconds(stage)
     versions, hardware = noted.get("versions") or {}, noted.get("hardware") or {}
     rows: list[list[object]] = [
-        ["steps", stage.result.get("steps")],
+        ["steps", stage.manifest.get("steps")],
         ["hours", None if took is None else round(took / 3600, 4)],
         ["energy", "not measured"],
         ["finished", stage.manifest.get("finished")],
-        ["hardware", _listed(hardware) or None],
+        ["asked of the hardware", _listed(hardware) or None],
         ["platform", noted.get("platform")],
-        ["cores", noted.get("cores")],
+        ["CPU cores", noted.get("cores")],
         ["versions", _listed(versions) or None],
         ["Python", noted.get("python")],
         ["commit of the pipeline", noted.get("commit")],

@@ -89,20 +89,14 @@ def _slug(text: str) -> str:
 
 
 def surroundings(stage: Finished) -> dict[str, Any]:
-    """Versions, hardware and commit, from the manifest or else from the last attempt."""
-    attempts = stage.folder.attempts()
-    noted = read_json(attempts[-1].folder / "env.json") if attempts else None
-    wanted = ("versions", "hardware", "commit", "python", "platform", "machine", "cores")
-    return {key: value for source in (noted or {}, stage.manifest) for key in wanted if (value := source.get(key)) is not None}
+    """Versions, hardware and commit of the last attempt, as the manifest holds them."""
+    return dict(stage.manifest.get("surroundings") or {})
 
 
 def seconds(stage: Finished) -> float | None:
     """Time in all attempts, where it was noted."""
-    if isinstance(stage.manifest.get("seconds"), int | float):
-        return float(stage.manifest["seconds"])
-    noted = [(attempt.exit or {}).get("seconds") for attempt in stage.folder.attempts()]
-    known = [float(one) for one in noted if isinstance(one, int | float)]
-    return sum(known) if known else None
+    noted = stage.manifest.get("seconds")
+    return float(noted) if isinstance(noted, int | float) else None
 
 
 def recipe_of(stage: Finished) -> str | None:
