@@ -152,7 +152,12 @@ def check_template(tokenizer: "PreTrainedTokenizerFast") -> None:
         raise DataError(
             f"the pad token {token!r} also ends answers; a `tokenizer` stage with `existing` gives the tokenizer a pad token of its own"
         )
-    ids = render(tokenizer, [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]).ids
+    chat = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
+    ids, prompt = render(tokenizer, chat).ids, render_prompt(tokenizer, chat[:1])
+    if ids[: len(prompt)] != prompt:
+        raise DataError(
+            "the tokenizer gives a prompt other ids alone than before an answer, so a policy would not see what it was trained on"
+        )
     if tokenizer.bos_token_id is not None and ids[:2] == [tokenizer.bos_token_id] * 2 and tokenizer.bos_token_id not in ends:
         raise DataError(f"the chat template writes {tokenizer.bos_token!r} twice at the start")
 

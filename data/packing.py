@@ -28,11 +28,10 @@ def pack(lengths: Sequence[int], capacity: int) -> list[list[int]]:
                 del open_rows[space], spaces[place]
         rows[row].append(index)
         left = space - lengths[index]
-        if left:
-            if left not in open_rows:
-                insort(spaces, left)
-                open_rows[left] = []
-            open_rows[left].append(row)
+        if left not in open_rows:
+            insort(spaces, left)
+            open_rows[left] = []
+        open_rows[left].append(row)
     return rows
 
 

@@ -4,7 +4,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
 from data.templates import EOS, PAD, TEMPLATES
@@ -46,16 +46,16 @@ _TEXT = [
     "Hello there, how can I help? yes yes. The model answers and ends its turn.\n\n" * 5,
 ]
 
-# Template: the special tokens, BOS, EOS, and whether text is cut as in GPT-2 (bytes) or as in SentencePiece (words with ▁).
+# Template: the special tokens, BOS, EOS, and how text is cut: as in GPT-2 (bytes), in Llama 3 and Qwen (lines) or SentencePiece (words).
 SHAPES: dict[str, tuple[tuple[str, ...], str | None, str, str]] = {
     "turns": (TEMPLATES["turns"].tokens, None, EOS, "bytes"),
     "chatml-ours": (TEMPLATES["chatml"].tokens, None, EOS, "bytes"),
-    "chatml": (("<|im_start|>", "<|im_end|>"), None, "<|endoftext|>", "bytes"),
+    "chatml": (("<|im_start|>", "<|im_end|>"), None, "<|endoftext|>", "lines"),
     "llama2": ((), "<s>", "</s>", "words"),
-    "llama3": (("<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"), "<|begin_of_text|>", "<|end_of_text|>", "bytes"),
+    "llama3": (("<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"), "<|begin_of_text|>", "<|end_of_text|>", "lines"),
     "mistral": (("[INST]", "[/INST]"), "<s>", "</s>", "words"),
     "gemma": (("<start_of_turn>", "<end_of_turn>"), "<bos>", "<eos>", "words"),
-    "qwen": (("<|im_start|>", "<|im_end|>"), None, "<|endoftext|>", "bytes"),
+    "qwen": (("<|im_start|>", "<|im_end|>"), None, "<|endoftext|>", "lines"),
     "zephyr": ((), "<s>", "</s>", "words"),
 }
 PUBLISHED = ("chatml", "llama2", "llama3", "mistral", "gemma", "qwen", "zephyr")
@@ -87,11 +87,15 @@ def _trained(cutting: str, special: list[str]) -> Tokenizer:
     trainer = trainers.BpeTrainer(
         vocab_size=700,
         special_tokens=[*special, *(f"<0x{byte:02X}>" for byte in range(256) if cutting == "words")],
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet() if cutting == "bytes" else [],
+        initial_alphabet=[] if cutting == "words" else pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
     if cutting == "bytes":
         model.pre_tokenizer, model.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+    elif cutting == "lines":
+        words = pre_tokenizers.Split(Regex(r" ?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"), behavior="isolated")
+        model.pre_tokenizer = pre_tokenizers.Sequence([words, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
+        model.decoder = decoders.ByteLevel()
     else:
         # Line breaks stay apart, as in Llama 2 and Gemma, where they are tokens of their own.
         lines = pre_tokenizers.Split("\n", behavior="isolated")
