@@ -117,8 +117,8 @@ class StageFolder:
 
     def checkpoint(self) -> str | None:
         """Name of the newest sealed checkpoint."""
-        sealed = [file.parent for file in self.path.glob("checkpoints/*/COMPLETE")]
-        return max(sealed, key=lambda folder: folder.name).name if sealed else None
+        sealed = [file.parent.name for file in self.path.glob("checkpoints/step-*/COMPLETE")]
+        return max(sealed, key=lambda name: int(name.removeprefix("step-")) if name[5:].isdecimal() else -1, default=None)
 
     def attempts(self) -> list[Attempt]:
         numbers = [int(folder.name) for folder in self.path.glob("attempts/*") if folder.name.isdecimal()]
