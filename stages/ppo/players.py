@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from stages.contract import StageError
 from stages.core.config import Optimizer
 from stages.core.logprobs import Batch, TokenLogprobs, TokenValues
+from stages.core.schedules import adamw, learning_rate_factor
 from stages.ppo.ranks import Ranks
 
 
@@ -32,11 +33,11 @@ class Player:
     def __init__(self, name: str, module: nn.Module, settings: Optimizer, planned: int, ranks: Ranks) -> None:
         self.name, self.module, self.settings, self.ranks = name, module, settings, ranks
         self.planned, self.taken = max(planned, 1), 0
-        self.optimizer = adamw(module, settings)
+        self.optimizer = adamw([module], settings)
 
     @property
     def learning_rate(self) -> float:
-        return learning_rate(self.settings, self.taken, self.planned)
+        return self.settings.learning_rate * learning_rate_factor(self.taken, self.planned, self.settings)
 
     def step(self) -> float:
         """Sum gradients over processes, clip their global norm, step, forget them. Returns the norm before clipping; StageError if it is not finite."""
@@ -77,35 +78,6 @@ class Player:
                 parameter.copy_(state["weights"][name])
         self.optimizer.load_state_dict(state["optimizer"])
         self.taken = state["taken"]
-
-
-def adamw(module: nn.Module, settings: Optimizer) -> torch.optim.AdamW:
-    """AdamW over what trains, with decay on matrices only (no norms, biases, embeddings)."""
-    embeddings = {id(m.weight) for m in module.modules() if isinstance(m, nn.Embedding)}
-    trained = [p for p in module.parameters() if p.requires_grad]
-    decayed = [p for p in trained if p.ndim >= 2 and id(p) not in embeddings]
-    plain = [p for p in trained if p.ndim < 2 or id(p) in embeddings]
-    groups = [{"params": decayed, "weight_decay": settings.weight_decay}, {"params": plain, "weight_decay": 0.0}]
-    return torch.optim.AdamW(
-        [group for group in groups if group["params"]], lr=settings.learning_rate, betas=(settings.beta1, settings.beta2), fused=True
-    )
-
-
-def learning_rate(settings: Optimizer, taken: int, planned: int) -> float:
-    """The rate of update number `taken` (from 0) of `planned`: a line up over the warm-up, then the schedule down to `final` of the peak."""
-    warmup = settings.warmup * planned
-    if taken < warmup:
-        return settings.learning_rate * (taken + 1) / (math.ceil(warmup) + 1)
-    done = min((taken - warmup) / max(planned - warmup, 1e-9), 1.0)
-    if settings.schedule == "cosine":
-        height = 0.5 * (1.0 + math.cos(math.pi * done))
-    elif settings.schedule == "linear":
-        height = 1.0 - done
-    elif settings.schedule == "wsd":
-        height = min(1.0, (1.0 - done) / 0.2)
-    else:
-        return settings.learning_rate
-    return settings.learning_rate * (settings.final + (1.0 - settings.final) * height)
 
 
 @dataclass
