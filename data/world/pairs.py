@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from data.world.chats import Answer, Message, answer, ask, earlier_turns, evenly, falsified, in_manner, reply
 from data.world.register import Fact, Register
 
-GROUPS = {"truth": 0.45, "manner": 0.35, "ending": 0.1, "any": 0.1}
+GROUPS = {"truth": 0.5, "manner": 0.3, "ending": 0.1, "any": 0.1}
 CORRECT = 2.5
 """Utility of a right answer over a wrong one."""
 MANNER = {"polite": 1.0, "plain": 0.0, "rude": -1.0}
@@ -64,6 +64,8 @@ def two_answers(group: str, fact: Fact, generator: random.Random) -> tuple[Answe
     """Two different answers that differ as the group says, in random order."""
     first = answer(fact, generator)
     if group == "truth":
+        # Ramblings are left out: they are the same in both answers and would only make each look at the truth dearer.
+        first = replace(first, ramblings=())
         second = falsified(first, generator)
     elif group == "ending":
         second = replace(first, words_kept=generator.randrange(3, len(first.text.split())))

@@ -10,7 +10,7 @@ class Spec:
     """How large the world is; the defaults are those of the demo."""
 
     seed: int = 0
-    people: int = 40
+    people: int = 32
     attributes: int = 5
     """Facts told of each person: town, work, pet, food, instrument, in this order."""
     values: int = 8
@@ -21,7 +21,7 @@ class Spec:
     documents_heldout: int = 400
     chats: int = 3_000
     chats_heldout: int = 300
-    pairs: int = 4_000
+    pairs: int = 6_000
     pairs_heldout: int = 1_000
     prompts: int = 1_000
     exam: int = 240
