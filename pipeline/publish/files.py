@@ -17,6 +17,7 @@ from typing import Any
 
 from pipeline.publish.errors import PublishError
 from pipeline.publish.finished import Finished
+from pipeline.publish.markdown import unescaped
 from pipeline.publish.secrets import findings
 
 ALLOWED = (
@@ -88,7 +89,7 @@ def refuse_secrets(folder: Path, known: Sequence[str]) -> None:
             text = file.read_text(encoding="utf-8", errors="replace")
         else:
             continue
-        found = findings(text, known)
+        found = findings(text, known) or findings(unescaped(text), known)
         if found:
             raise PublishError(
                 f"{name}: {found[0]}; nothing was sent. Remove it where it comes from (settings, data or recipe) and run the stage again"

@@ -1,5 +1,6 @@
 """Text of others inside our Markdown. What a model, a user or a data set wrote must not become markup, HTML or a link of ours."""
 
+import html
 import re
 import string
 
@@ -21,6 +22,11 @@ def plain(text: object, longest: int = 300) -> str:
     if len(line) > longest:
         line = line[: longest - 1] + "…"
     return line.translate(PUNCTUATION)
+
+
+def unescaped(text: str) -> str:
+    """What a reader of the rendered text sees: `plain` taken back. A secret must be found through its escapes."""
+    return html.unescape(re.sub(r"\\([!-/:-@\[-`{-~])", r"\1", text))
 
 
 def fenced(text: str, language: str = "") -> str:

@@ -35,7 +35,7 @@ class Fault:
 
 @dataclass(frozen=True)
 class Seen:
-    """One request as it came in."""
+    """One request that came in whole."""
 
     method: str
     path: str
@@ -43,4 +43,3 @@ class Seen:
     headers: dict[str, str]
     body_bytes: int
     status: int
-    """0 where the connection was cut."""

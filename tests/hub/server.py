@@ -138,20 +138,16 @@ class _Handler(BaseHTTPRequestHandler):
         headers = {key.lower(): value for key, value in self.headers.items()}
         head = Request(self.command, parts.path, dict(parse_qsl(parts.query)), headers, b"")
         fault = self.hub.fault_for(head)
-        status, size = 0, 0
         try:
             body = self._body(fault.cut_request if fault else None)
-            size = len(body)
             request = Request(head.method, head.path, head.query, headers, body)
             result = self._failure(fault) if fault and fault.status else self.hub.handle(request)
-            status = result.status
+            # Noted before it is answered, so that a test that has the answer finds the note.
+            self.hub.seen.append(Seen(head.method, head.path, head.query, headers, len(body), result.status))
             self._send(result, fault.cut_response if fault else None)
         except _CutError:
-            status = 0
             self.close_connection = True
             self.connection.shutdown(socket.SHUT_RDWR)
-        finally:
-            self.hub.seen.append(Seen(head.method, head.path, head.query, headers, size, status))
 
     do_GET = do_HEAD = do_POST = do_PUT = do_DELETE = handle_any
 

@@ -81,7 +81,7 @@ def test_a_lasting_failure_is_explained_at_once(
 
 def test_a_server_that_stays_down_is_given_up_and_a_rerun_goes_on(hub: Server, run: Path, naps: list[float]) -> None:
     hub.fail("POST", "/commit/", 503, times=99)
-    with pytest.raises(PublishError, match="the Hub answered 503, 4 times.*publish again"):
+    with pytest.raises(PublishError, match=r"the Hub answered 503, 4 times.*publish again"):
         sent(hub, run)
     puts = len(hub.requests("PUT", "/lfs/"))
     hub.faults.clear()
@@ -165,7 +165,7 @@ def test_a_hub_that_holds_other_bytes_than_were_sent_is_found_out(hub: Server, r
         return made, number
 
     monkeypatch.setattr(Repository, "commit", corrupt)
-    with pytest.raises(PublishError, match="does not hold what was sent: config.json"):
+    with pytest.raises(PublishError, match=r"does not hold what was sent: config\.json"):
         sent(hub, run)
     assert not (run / "published.json").exists()
 
