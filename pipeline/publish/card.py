@@ -146,16 +146,8 @@ def _lineage(stage: Finished, links: Mapping[str, str]) -> str:
     ]
     for origin in stage.origins:
         if stage.made_from(origin) is None:
-            rows.insert(
-                0,
-                [
-                    origin.reference.rsplit("/", 1)[-1] if origin.reference.startswith("/") else origin.reference,
-                    "outside the run",
-                    origin.fingerprint,
-                    origin.digest,
-                    None,
-                ],
-            )
+            name = origin.reference if origin.reference.startswith(facts.HUB) else Path(origin.reference).name
+            rows.insert(0, [name, "outside the run", origin.fingerprint or None, origin.digest, None])
     return table(["stage", "kind", "fingerprint", "digest", "repository"], rows) if rows else ""
 
 

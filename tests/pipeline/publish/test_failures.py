@@ -28,8 +28,16 @@ def weights(run: Path) -> bytes:
     return (run / "chat" / "artifact" / "model.safetensors").read_bytes()
 
 
-@pytest.mark.parametrize("status", [408, 429, 500, 502, 503, 504])
-@pytest.mark.parametrize(("method", "path"), [("POST", "/commit/"), ("POST", "/repos/create"), ("GET", "/whoami"), ("GET", "/tree/")])
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [
+        *(("POST", "/commit/", status) for status in (408, 429, 500, 502, 503, 504)),
+        ("POST", "/repos/create", 500),
+        ("GET", "/whoami", 429),
+        ("GET", "/tree/", 503),
+        ("POST", "/validate-yaml", 502),
+    ],
+)
 def test_a_passing_failure_is_tried_again(hub: Server, run: Path, naps: list[float], method: str, path: str, status: int) -> None:
     hub.fail(method, path, status, times=2)
     done = sent(hub, run)
