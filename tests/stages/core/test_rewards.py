@@ -1,0 +1,128 @@
+"""Reward models are asked about the ids that they were trained on, and their score is read at the last real token."""
+
+import numpy as np
+import pytest
+import torch
+
+from data.chat import render, render_prompt
+from data.errors import DataError
+from stages.core.config import RewardPart
+from stages.core.generation import Completion
+from stages.core.rewards import Answers, ModelScorer, Rewards, RuleScorer, build_rewards, end_of_turn, ended, last_token_scores
+from stages.core.rules import load_rule
+from tests.stages.ppo.small import WORDS, ppo_job, reward_model
+from tests.stages.tiny import CPU, tokenizer_of
+
+
+def answers_of(tokenizer, texts, finished):
+    prompts = [[{"role": "user", "content": "say the word yes"}] for _ in texts]
+    completions = []
+    for prompt, text, done in zip(prompts, texts, finished, strict=True):
+        ids = render(tokenizer, [*prompt, {"role": "assistant", "content": text}]).ended().ids[len(render_prompt(tokenizer, prompt)) :]
+        completions.append(Completion(ids if done else ids[:-1], done, [0.0] * (len(ids) - (not done))))
+    return Answers(prompts, [render_prompt(tokenizer, p) for p in prompts], completions, texts, [None] * len(texts))
+
+
+def classifier_of(tokenizer, folder):
+    from stages.core.models import load_reward_model
+
+    return load_reward_model(reward_model(tokenizer, folder), CPU)
+
+
+@pytest.mark.parametrize("template", ["turns", "chatml"])
+def test_the_query_is_the_trained_conversation_and_ends_only_if_the_answer_did(tmp_path, template):
+    tokenizer = tokenizer_of(WORDS, template)
+    scorer = ModelScorer(None, end_of_turn(tokenizer))
+    answers = answers_of(tokenizer, ["yes", "no no"], [True, False])
+    trained = [
+        render(tokenizer, [*p, {"role": "assistant", "content": t}]).ended().ids
+        for p, t in zip(answers.prompts, answers.texts, strict=True)
+    ]
+    assert scorer.queries(answers) == [trained[0], trained[1][:-1]]
+
+
+def test_an_answer_ended_by_eos_is_closed_as_the_reward_model_knows_it():
+    tokenizer = tokenizer_of(WORDS)
+    end = end_of_turn(tokenizer)
+    assert ended(Completion([7, tokenizer.eos_token_id], True, [0.0, 0.0]), end) == [7, end]
+    assert ended(Completion([7, 8], False, [0.0, 0.0]), end) == [7, 8]
+
+
+def test_sampled_ids_are_scored_as_sampled_and_not_cut_anew():
+    """Two tokens that their text would merge into one stay two."""
+    tokenizer = tokenizer_of(["ab", "a", "b"])
+    ids = [tokenizer.convert_tokens_to_ids(piece) for piece in ("a", "b")]
+    assert tokenizer(tokenizer.decode(ids), add_special_tokens=False).input_ids != ids
+    answers = Answers([[]], [[3]], [Completion(ids, False, [0.0, 0.0])], ["ab"], [None])
+    assert ModelScorer(None, 4).queries(answers) == [[3, *ids]]
+
+
+def test_another_tokenizer_goes_through_the_text():
+    policy, judge = tokenizer_of(WORDS), tokenizer_of(WORDS[::-1], "chatml")
+    scorer = ModelScorer(None, end_of_turn(judge), judge)
+    answers = answers_of(policy, ["yes", "no"], [True, False])
+    trained = [
+        render(judge, [*p, {"role": "assistant", "content": t}]).ended().ids for p, t in zip(answers.prompts, answers.texts, strict=True)
+    ]
+    assert scorer.queries(answers) == [trained[0], trained[1][:-1]]
+
+
+@pytest.mark.parametrize("pad", ["own", "eos"])
+def test_padding_never_changes_a_score_and_the_end_token_always_does(tmp_path, pad):
+    tokenizer = tokenizer_of(WORDS)
+    model = classifier_of(tokenizer, tmp_path / "judge")
+    end = end_of_turn(tokenizer)
+    if pad == "eos":
+        model.config.pad_token_id = end
+    rows = [[3, 9, 10, end], [3, 9, 10], [3, 9, 10, 11, 12, 13, end], [5]]
+    together = last_token_scores(model, rows)
+    alone = torch.cat([last_token_scores(model, [row]) for row in rows])
+    torch.testing.assert_close(together, alone, atol=1e-5, rtol=0)
+    torch.testing.assert_close(together, last_token_scores(model, rows, micro_batch=1), atol=1e-5, rtol=0)
+    assert abs(together[0] - together[1]) > 1e-4
+    with torch.no_grad():
+        own = model(input_ids=torch.tensor([rows[1]])).logits[0, 0]
+    torch.testing.assert_close(together[1], own, atol=1e-5, rtol=0)
+
+
+def test_scores_are_standardised_clipped_weighted_and_each_part_is_seen(tmp_path):
+    tokenizer = tokenizer_of(WORDS)
+    job = ppo_job(tmp_path / "run", model_reward=True)
+    parts = (
+        RewardPart(model="judge", weight=2.0, clip=None),
+        RewardPart(rule="length:1", weight=0.5),
+        RewardPart(rule="length:2", clip=0.25),
+    )
+    rewards = build_rewards(parts, job, tokenizer, CPU)
+    answers = answers_of(tokenizer, ["yes", "no no"], [True, False])
+    found = rewards.score(answers)
+    model = classifier_of(tokenizer, tmp_path / "judge")
+    raw = last_token_scores(model, ModelScorer(model, end_of_turn(tokenizer)).queries(answers)).double().numpy()
+    expected = (raw - 0.3) / 2.0
+    np.testing.assert_allclose(found.parts["judge"], expected, atol=1e-6)
+    assert found.parts["length"].tolist() == [1.0, 0.0]
+    assert found.parts["length_2"].tolist() == [0.25, 0.25]
+    np.testing.assert_allclose(found.total, 2.0 * expected + [0.5, 0.0] + np.array([0.25, 0.25]), atol=1e-6)
+
+
+def test_a_rule_that_grades_several_things_shows_them_all():
+    answers = answers_of(tokenizer_of(WORDS), ["yes"], [True])
+    rewards = Rewards([("mine", RewardPart(rule="exact"), RuleScorer(lambda *_: {"good": 1.0, "kind": 0.5}))])
+    found = rewards.score(answers)
+    assert found.total.tolist() == [1.0]
+    assert {name: values.tolist() for name, values in found.parts.items()} == {"mine": [1.0], "mine_good": [1.0], "mine_kind": [0.5]}
+
+
+def test_a_score_that_is_not_a_number_is_named():
+    answers = answers_of(tokenizer_of(WORDS), ["yes"], [True])
+    rewards = Rewards([("mine", RewardPart(rule="exact"), RuleScorer(lambda *_: float("nan")))])
+    with pytest.raises(DataError, match="'mine'"):
+        rewards.score(answers)
+
+
+def test_rules_get_prompt_text_finish_and_reference():
+    seen = []
+    answers = answers_of(tokenizer_of(WORDS), ["yes"], [False])
+    RuleScorer(lambda *arguments: seen.append(arguments) or 1.0).score(answers)
+    assert seen == [(answers.prompts[0], "yes", False, None)]
+    assert load_rule("exact")(*seen[0]) == 0.0
