@@ -10,7 +10,7 @@ from torch import Tensor
 from data.batches import IGNORE
 from stages.contract import StageError
 from stages.core.losses import chunked_cross_entropy
-from stages.core.rows import Document, collate
+from stages.core.rows import Document, PackedRows, Shape, collate
 from stages.core.training import StageTraining
 
 
@@ -95,3 +95,12 @@ def total_nats(model: Any, rows: Any, micro_batch: int) -> tuple[float, int]:
             nats += float(model(**{name: tensor.to(model.device) for name, tensor in batch.items()}))
     model.train(was_training)
     return nats, tokens
+
+
+def describe(rows: PackedRows, shape: Shape, model: Any) -> str:
+    """What training will do, in a sentence."""
+    epochs = shape.steps * shape.rows_per_step / rows.per_epoch
+    return (
+        f"{model.num_parameters():,} parameters; {shape.steps:,} steps of {shape.rows_per_step} rows, {epochs:.2f} epochs of {rows.per_epoch:,} rows; "
+        f"{shape.micro_batch} rows in a forward pass"
+    )

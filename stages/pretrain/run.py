@@ -8,7 +8,7 @@ from transformers import Trainer, TrainingArguments
 from data.formats import Text
 from stages.contract import Hardware, Job, Result
 from stages.core.artifacts import save_artifact
-from stages.core.causal import CausalTraining, teach, total_nats, untaught
+from stages.core.causal import CausalTraining, describe, teach, total_nats, untaught
 from stages.core.config import Llama
 from stages.core.interrupt import interruptible
 from stages.core.models import check_fit, choose_precision, context_of, load_causal_lm, load_tokenizer, new_llama
@@ -76,12 +76,3 @@ def measured(model: Any, rows: PackedRows, shape: Shape, records: list[Text]) ->
     if len(known) == len(records):
         metrics["perplexity_floor"] = math.exp(sum(known) / tokens)
     return metrics
-
-
-def describe(rows: PackedRows, shape: Shape, model: Any) -> str:
-    """What training will do, in a sentence."""
-    epochs = shape.steps * shape.rows_per_step / rows.per_epoch
-    return (
-        f"{model.num_parameters():,} parameters; {shape.steps:,} steps of {shape.rows_per_step} rows, {epochs:.2f} epochs of {rows.per_epoch:,} rows; "
-        f"{shape.micro_batch} rows in a forward pass"
-    )

@@ -1,0 +1,83 @@
+"""Supervised fine-tuning: chats to a model that answers."""
+
+from typing import Any
+
+import numpy as np
+from datasets import Dataset
+from trl import SFTConfig, SFTTrainer
+
+from data.chat import check_template, render_all
+from data.errors import DataError
+from data.formats import Chat
+from stages.contract import Hardware, Job, Result
+from stages.core.artifacts import save_artifact
+from stages.core.causal import CausalTraining, describe, teach, total_nats, untaught
+from stages.core.interrupt import interruptible
+from stages.core.models import check_fit, choose_precision, context_of, load_causal_lm, load_tokenizer
+from stages.core.reading import read_parts
+from stages.core.rows import Document, PackedRows, collate
+from stages.core.training import arguments, shape_of_run, train
+from stages.sft.config import SFT
+
+
+class Training(CausalTraining, SFTTrainer):  # type: ignore[misc]
+    """TRL's trainer with this project's rows, loss and checkpoints.
+
+    Its own preparation, collator and loss stay unused: they pad or take whole rows into the head, and on a CPU its head scores every
+    position. It wants a `datasets.Dataset` when it is made, so that it gets one row there and the real rows after.
+    """
+
+    def __init__(self, *, rows: PackedRows, **kwargs: Any) -> None:
+        stand_in = Dataset.from_dict({"input_ids": [[0, 0]], "labels": [[0, 0]]})
+        super().__init__(train_dataset=stand_in, data_collator=collate, **kwargs)
+        self.train_dataset = rows
+        teach(self.model)  # after TRL has put its own forward pass in place
+
+
+def run(job: Job, config: SFT, hardware: Hardware) -> Result:
+    """Learn the assistant's words and the ends of its turns; measure on held-out chats; leave a model that anyone can load."""
+    precision = choose_precision(hardware)
+    path = job.inputs["model"].path
+    tokenizer = load_tokenizer(path)
+    check_template(tokenizer)
+    chats = read_parts(job, config.data, config.validation, config.held_out, Chat)
+    model = load_causal_lm(path, hardware)
+    check_fit(model, tokenizer, path)
+    context = min(config.max_tokens or context_of(model), context_of(model))
+    documents, notes = chat_documents(tokenizer, chats.train, config, context)
+    held_out, _ = chat_documents(tokenizer, chats.held_out, config, context)
+    rows = PackedRows(documents, capacity=context, seed=job.seed)
+    shape = shape_of_run(hardware, rows=round(config.epochs * rows.per_epoch), batch_tokens=config.batch_tokens, capacity=context)
+    if config.adapter:
+        from stages.adapters.lora import add_adapter
+
+        model = add_adapter(model, config.adapter, "CAUSAL_LM", seed=job.seed)
+    notes = [*chats.notes, *notes, str(precision), describe(rows, shape, model)]
+    print(*notes, sep="\n", flush=True)
+    with interruptible() as stop:
+        trainer = Training(
+            model=model,
+            args=SFTConfig(
+                **arguments(job, config.optimizer, **shape.forwards(), precision=precision),
+                max_length=None,
+                dataset_kwargs={"skip_prepare_dataset": True},
+            ),
+            rows=rows.resized(shape.steps * shape.rows_per_step),
+            processing_class=tokenizer,
+            job=job,
+            settings=config.optimizer,
+            stop=stop,
+        )
+        steps = train(trainer)
+        nats, tokens = total_nats(model, PackedRows(held_out, capacity=context, seed=0), shape.micro_batch)
+        trainer.finish(lambda: save_artifact(untaught(model), tokenizer, job.artifact, kind="causal-lm"))
+    return Result(steps=steps, metrics={"validation_loss": nats / tokens}, notes=notes)
+
+
+def chat_documents(tokenizer: Any, chats: list[Chat], config: SFT, context: int) -> tuple[list[Document], list[str]]:
+    """Each chat as ids and mask, and what was shortened or left out. Raises DataError if nothing is left to learn."""
+    rendered = render_all(tokenizer, chats, learn=config.learn, max_tokens=context)
+    if not rendered.tokens:
+        raise DataError(f"none of the {len(chats):,} chats has an answer that fits into {context} tokens; raise max_tokens or shorten them")
+    documents = [Document(np.array(chat.ids, np.int32), np.array(chat.learn, np.bool_)) for chat in rendered.tokens]
+    return documents, rendered.notes()
