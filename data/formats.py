@@ -1,8 +1,7 @@
 """Rows of many shapes become one of four records. Pure: dictionaries in, records out; imports nothing of ours.
 
-A row is read by its format (`text`, `alpaca`, `sharegpt`, `messages`, `prompt-completion`, `question-answer`, `preference`, `ranked`,
-`prompt`) and then turned into the record that a stage wants, where that loses nothing that the stage needs. What does not fit raises
-`MisfitError`, whose words name what was found and what is wanted.
+A row is read by its format (`READERS`) and then turned into the record that a stage wants, where that loses nothing that the stage
+needs. What does not fit raises `MisfitError`, whose words name what was found and what is wanted.
 """
 
 import difflib
@@ -69,10 +68,8 @@ class MisfitError(ValueError):
 ALIASES: dict[str, tuple[str, ...]] = {
     "text": ("text", "content", "document"),
     "messages": ("messages", "conversations", "conversation"),
-    "instruction": ("instruction",),
-    "input": ("input",),
+    **{name: (name,) for name in ("instruction", "input", "history", "margin", "nats")},
     "output": ("output", "response"),
-    "history": ("history",),
     "system": ("system", "system_prompt"),
     "tools": ("tools", "functions"),
     "question": ("question", "problem", "query"),
@@ -84,9 +81,7 @@ ALIASES: dict[str, tuple[str, ...]] = {
     "responses": ("responses", "completions", "answers", "candidates"),
     "scores": ("scores", "ratings"),
     "ranks": ("ranks", "rank", "ranking"),
-    "margin": ("margin",),
     "reference": ("reference", "ground_truth", "answer", "solution", "target", "label"),
-    "nats": ("nats",),
 }
 """Our name of a field, and the column names that are taken for it, best first."""
 
@@ -99,7 +94,6 @@ ROLES = {
 }
 """Spellings of speakers, lower case."""
 
-_KEPT = ("name", "tool_call_id")
 _TURN = re.compile(r"\n\n(Human|Assistant):")
 
 
@@ -114,9 +108,7 @@ def need(row: Mapping[str, Any], name: str) -> Any:
     if value is None:
         columns = [str(column) for column in row]
         close = difflib.get_close_matches(name, columns, n=1, cutoff=0.5)
-        hint = (
-            f" ('{close[0]}' comes near: map it with `columns: {{{name}: {close[0]}}}`)" if close and close[0] not in ALIASES[name] else ""
-        )
+        hint = f" ('{close[0]}' comes near: `columns: {{{name}: {close[0]}}}`?)" if close and close[0] != name else ""
         raise MisfitError(f"no column '{name}'", f"columns {', '.join(columns) or 'none'}{hint}", " or ".join(ALIASES[name]))
     return value
 
@@ -126,7 +118,7 @@ def detect(value: Mapping[str, Any] | str) -> tuple[str, str]:
     if isinstance(value, str):
         return "text", "plain text"
     turns = get(value, "messages")
-    rules: list[tuple[str, bool, str]] = [
+    rules = [
         ("preference", _has(value, "chosen", "rejected"), "columns 'chosen' and 'rejected'"),
         ("ranked", _has(value, "prompt", "responses") and isinstance(get(value, "responses"), list), "a prompt and a list of responses"),
         ("sharegpt", _speaks(turns, "from"), "turns with 'from' and 'value'"),
@@ -140,9 +132,7 @@ def detect(value: Mapping[str, Any] | str) -> tuple[str, str]:
     for name, fits, why in rules:
         if fits:
             return name, why
-    raise MisfitError(
-        "no known format", f"columns {', '.join(map(str, value)) or 'none'}", "a format's columns, or `format` and `columns` in the recipe"
-    )
+    raise MisfitError("no known format", f"columns {', '.join(map(str, value)) or 'none'}", "`format` and `columns` in the recipe")
 
 
 def _has(row: Mapping[str, Any], *names: str) -> bool:
@@ -159,10 +149,8 @@ def normalise(value: Mapping[str, Any] | str, format: str, columns: Mapping[str,
     Raises MisfitError if the row does not have the format, or cannot be turned into what is wanted.
     """
     row = _mapped(value, columns)
-    if format == "auto":
-        format, _ = detect(row)
-    reader = READERS[format]
-    return [record if want is None else _as(record, want) for record in reader(row)]
+    records = READERS[detect(row)[0] if format == "auto" else format](row)
+    return [record if want is None else _as(record, want) for record in records]
 
 
 def _mapped(value: Mapping[str, Any] | str, columns: Mapping[str, str]) -> dict[str, Any]:
@@ -177,30 +165,28 @@ def _mapped(value: Mapping[str, Any] | str, columns: Mapping[str, str]) -> dict[
 
 def _reach(value: Mapping[str, Any], path: str) -> Any:
     """Value at a dotted path; a whole name that contains dots wins."""
-    if path in value:
-        return value[path]
     here: Any = value
-    for part in path.split("."):
-        if isinstance(here, Mapping) and part in here:
-            here = here[part]
-        else:
+    for part in [path] if path in value else path.split("."):
+        if not isinstance(here, Mapping) or part not in here:
             names = [str(name) for name in here] if isinstance(here, Mapping) else []
             close = difflib.get_close_matches(part, names, n=1)
             hint = f" (did you mean '{close[0]}'?)" if close else ""
             raise MisfitError(f"no column '{path}'", f"{', '.join(names) or type(here).__name__}{hint}", f"'{part}', as `columns` says")
+        here = here[part]
     return here
 
 
 def _text(row: dict[str, Any]) -> list[Record]:
-    nats = get(row, "nats")
-    return [Text(_words(need(row, "text"), "text"), None if nats is None else float(nats))]
+    return [Text(_words(need(row, "text"), "text"), _number(get(row, "nats"), "nats"))]
 
 
 def _alpaca(row: dict[str, Any]) -> list[Record]:
     instruction, more = _words(need(row, "instruction"), "instruction"), _words(get(row, "input") or "", "input")
     messages = _system(row)
-    for asked, answered in get(row, "history") or []:
-        messages += [_said("user", asked), _said("assistant", answered)]
+    for pair in get(row, "history") or []:
+        if not isinstance(pair, list) or len(pair) != 2:
+            raise MisfitError("history that is not pairs", _short(pair), "a list of [asked, answered]")
+        messages += [_said("user", pair[0]), _said("assistant", pair[1])]
     messages += [_said("user", f"{instruction}\n{more}" if more else instruction), _said("assistant", need(row, "output"))]
     return [Chat(messages)]
 
@@ -219,14 +205,16 @@ def _question_answer(row: dict[str, Any]) -> list[Record]:
 
 def _prompt(row: dict[str, Any]) -> list[Record]:
     messages = _asked(get(row, "messages") or need(row, "prompt"))
+    if messages[-1]["role"] == "assistant":
+        raise MisfitError("a prompt that is answered", _short(messages[-1]["content"]), "a last turn that is not the assistant's")
     return [Prompt(_system(row) + messages, get(row, "reference"), _rest(row, "prompt", "messages", "reference", "system"))]
 
 
 def _ranked(row: dict[str, Any]) -> list[Record]:
     """Every better answer against every worse one; answers without scores or ranks stand best first."""
     prompt, answers = _system(row) + _asked(need(row, "prompt")), [_answered(answer) for answer in need(row, "responses")]
-    scores, ranks = get(row, "scores"), get(row, "ranks")
-    worth = [float(score) for score in scores] if scores is not None else [-float(rank) for rank in ranks or range(len(answers))]
+    scores, ranks = (_numbers(get(row, name), name) for name in ("scores", "ranks"))
+    worth = scores if scores is not None else [-rank for rank in ranks or range(len(answers))]
     if len(worth) != len(answers):
         raise MisfitError("scores do not match responses", f"{len(worth)} for {len(answers)} responses", "one score or rank a response")
     pairs = [(i, j) for i in range(len(answers)) for j in range(len(answers)) if worth[i] > worth[j]]
@@ -240,27 +228,18 @@ def _preference(row: dict[str, Any]) -> list[Record]:
     prompt = _system(row) + (_asked(given) if given is not None else [])
     shared = _shared(chosen, rejected) if chosen[0]["role"] != "assistant" else 0
     if shared and prompt and chosen[:shared][-len(prompt) :] != prompt[-shared:]:
-        raise MisfitError(
-            "prompt and answers disagree",
-            f"answers that begin with {_short(chosen[0]['content'])}",
-            "answers that repeat the prompt or leave it out",
-        )
+        raise MisfitError("prompt and answers disagree", _short(chosen[0]["content"]), "answers that repeat the prompt or leave it out")
     prompt, chosen, rejected = (chosen[:shared] if shared else prompt), chosen[shared:], rejected[shared:]
-    if not prompt or not chosen or not rejected or chosen[0]["role"] != "assistant" or rejected[0]["role"] != "assistant":
-        raise MisfitError(
-            "chosen and rejected do not answer one prompt", _short(chosen or rejected), "two conversations that part at an assistant turn"
-        )
-    margin = get(row, "margin")
+    if not prompt or [part["role"] == "assistant" for part in (prompt[-1], chosen[0], rejected[0])] != [False, True, True]:
+        raise MisfitError("chosen and rejected do not answer one prompt", _short(chosen), "conversations that part at an assistant turn")
     extra = _rest(row, "prompt", "messages", "chosen", "rejected", "margin", "system")
-    return [Preference(prompt, chosen, rejected, None if margin is None else float(margin), extra)]
+    return [Preference(prompt, chosen, rejected, _number(get(row, "margin"), "margin"), extra)]
 
 
 def _shared(chosen: Sequence[Message], rejected: Sequence[Message]) -> int:
     """Messages that both begin with; where the two are equal to the end, all but the last turn."""
-    count = 0
-    while count < min(len(chosen), len(rejected)) and chosen[count] == rejected[count]:
-        count += 1
-    return min(count, len(chosen) - 1, len(rejected) - 1)
+    parting = (index for index, (one, other) in enumerate(zip(chosen, rejected, strict=False)) if one != other)
+    return min(next(parting, len(chosen)), len(chosen) - 1, len(rejected) - 1)
 
 
 READERS: dict[str, Callable[[dict[str, Any]], list[Record]]] = {
@@ -280,18 +259,17 @@ def _turn(item: Any) -> Message:
     speaker = item.get("role", item.get("from")) if isinstance(item, dict) else None
     role = ROLES.get(str(speaker).lower())
     if role is None:
-        raise MisfitError(
-            "unknown speaker" if speaker else "a turn without a speaker", _short(speaker or item), f"one of {', '.join(ROLES)}"
-        )
+        what = "unknown speaker" if speaker else "a turn without a speaker"
+        raise MisfitError(what, _short(speaker or item), f"one of {', '.join(ROLES)}")
     content = item.get("content", item.get("value"))
     if role == "function_call":
         return _function_call(content)
     calls = item.get("tool_calls") or ([{"type": "function", "function": item["function_call"]}] if item.get("function_call") else None)
     message: Message = {"role": role, "content": _words("" if content is None and calls else content, "content")}
-    message |= {key: item[key] for key in _KEPT if item.get(key) is not None}
+    message |= {key: item[key] for key in ("name", "tool_call_id") if item.get(key) is not None}
     reasoning = next((item[key] for key in ("reasoning_content", "thinking", "reasoning") if item.get(key)), None)
     message |= {"reasoning_content": reasoning} if reasoning else {}
-    message |= {"tool_calls": [_call(call) for call in calls]} if calls else {}
+    message |= {"tool_calls": [_call(call) for call in (calls if isinstance(calls, list) else [calls])]} if calls else {}
     learned = next((item[key] for key in ("train", "loss", "weight") if item.get(key) is not None), True)
     return message if learned else message | {"train": False}
 
@@ -326,6 +304,18 @@ def _parsed(value: Any, what: str) -> Any:
         return json.loads(value) if isinstance(value, str) else value
     except ValueError as error:
         raise MisfitError(what, _short(value), "JSON") from error
+
+
+def _number(value: Any, name: str) -> float | None:
+    if value is None or isinstance(value, int | float):
+        return None if value is None else float(value)
+    raise MisfitError(f"'{name}' is not a number", f"{type(value).__name__} {_short(value)}", "a number")
+
+
+def _numbers(values: Any, name: str) -> list[float] | None:
+    if values is not None and not isinstance(values, list):
+        raise MisfitError(f"'{name}' is not a list", _short(values), "a list of numbers")
+    return None if values is None else [_number(value, name) or 0.0 for value in values]
 
 
 def transcript(text: str) -> list[Message]:
@@ -384,9 +374,8 @@ def _rest(row: Mapping[str, Any], *read: str) -> dict[str, Any]:
 def _as(record: Record, want: type[Record]) -> Record:
     """The record as another kind, where nothing that this kind needs would have to be invented."""
     if want is Chat and isinstance(record, Chat) and not any(message["role"] == "assistant" for message in record.messages):
-        raise MisfitError(
-            "no assistant turn", f"only {', '.join(message['role'] for message in record.messages)}", "at least one turn to learn from"
-        )
+        roles = ", ".join(message["role"] for message in record.messages)
+        raise MisfitError("no assistant turn", f"only {roles}", "at least one turn to learn from")
     if isinstance(record, want):
         return record
     if want is Prompt and isinstance(record, Preference):

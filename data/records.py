@@ -3,7 +3,6 @@
 import hashlib
 import re
 import unicodedata
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
@@ -185,6 +184,13 @@ def split(records: Sequence[S], share: float, key: Callable[[S], str] | None = N
     return [r for r, out in zip(records, held, strict=True) if not out], [r for r, out in zip(records, held, strict=True) if out]
 
 
+def shared(train: Sequence[S], held_out: Sequence[S], key: Callable[[S], str] | None = None) -> int:
+    """Held-out records whose content is also trained on: what they measure is memory."""
+    name = key or cast(Callable[[S], str], content_key)
+    known = {name(record) for record in train}
+    return sum(name(record) in known for record in held_out)
+
+
 def check_sources(sources: Sequence[Source], files: Sequence[Sequence[Path]], want: type[Record] | None = None) -> list[Finding]:
     """What a run would stumble over, without raising: all rows of local files below 64 MB together, else the first 1,000 of each file."""
     size = sum(path.stat().st_size for paths in files for path in paths if path.exists())
@@ -211,8 +217,3 @@ def _checked(source: Source, paths: Sequence[Path], want: type[Record] | None, r
     if not taken:
         return [Finding(True, f"{source.path}: no usable row")]
     return [Finding(False, text) for text in reading.notes(taken)]
-
-
-def count_kinds(findings: Sequence[Finding]) -> dict[str, int]:
-    """Problems and notes among findings."""
-    return dict(Counter("problems" if finding.problem else "notes" for finding in findings))

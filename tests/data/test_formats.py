@@ -3,8 +3,10 @@
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from data.formats import Chat, MisfitError, Preference, Prompt, Record, Text, detect, normalise, transcript
+from data.formats import ALIASES, READERS, Chat, MisfitError, Preference, Prompt, Record, Text, detect, normalise, transcript
 from tests.data.chats import CALL, TOOLS, turns
 
 ASKED, SAID = turns("Q")[0], turns("Q", "A")[1]
@@ -239,6 +241,22 @@ WRONG: dict[str, tuple[Any, str, dict[str, str], type[Record], str]] = {
         Preference,
         "prompt and answers disagree",
     ),
+    "a prompt that is answered": ({"prompt": turns("Q", "A")}, "prompt", {}, Prompt, "a prompt that is answered: found 'A'"),
+    "a margin that is no number": (
+        {"prompt": "Q", "chosen": "A", "rejected": "B", "margin": "high"},
+        "auto",
+        {},
+        Preference,
+        "'margin' is not a number",
+    ),
+    "a history that is no pairs": (
+        {"instruction": "Q", "output": "A", "history": ["q"]},
+        "alpaca",
+        {},
+        Chat,
+        "history that is not pairs: found 'q'",
+    ),
+    "scores that are no list": ({"prompt": "Q", "responses": ["A"], "scores": 3}, "ranked", {}, Preference, "'scores' is not a list"),
     "scores that do not match": ({"prompt": "Q", "responses": ["A", "B"], "scores": [1]}, "ranked", {}, Preference, "1 for 2 responses"),
     "text where chats are wanted": ({"text": "Once"}, "auto", {}, Chat, "a text row: found a text; wanted a chat row"),
     "a chat where pairs are wanted": ({"messages": turns("Q", "A")}, "auto", {}, Preference, "wanted a preference row"),
@@ -256,3 +274,32 @@ def test_what_does_not_fit_is_told_with_what_was_found_and_wanted(name: str) -> 
 def test_turns_of_one_speaker_in_a_row_become_one_in_a_transcript() -> None:
     text = "\n\nHuman: Q\n\nAssistant: A\n\nAssistant: B\n\nHuman: says Human: twice"
     assert transcript(text) == turns("Q", "A\n\nB", "says Human: twice")
+
+
+names = st.sampled_from(sorted({alias for aliases in ALIASES.values() for alias in aliases}))
+turn = st.fixed_dictionaries(
+    {},
+    optional={
+        key: st.sampled_from(["user", "gpt", "function_call", "x", "{}", None, 3, [], {}])
+        for key in ("role", "from", "content", "value", "tool_calls", "function_call")
+    },
+)
+values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=4) | turn | st.sampled_from(["\n\nHuman: a", "\n\nAssistant:"]),
+    lambda inner: st.lists(inner, max_size=3),
+    max_leaves=6,
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    st.dictionaries(names, values, max_size=4), st.sampled_from([None, Text, Chat, Preference, Prompt]), st.sampled_from(["auto", *READERS])
+)
+def test_any_row_at_all_is_a_record_of_the_wanted_kind_or_told_not_to_fit(
+    row: dict[str, Any], want: type[Record] | None, format: str
+) -> None:
+    try:
+        records = normalise(row, format, {}, want)
+    except MisfitError:
+        return
+    assert all(isinstance(record, want or Record) for record in records)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from data.config import Source
 from data.errors import DataError
 from data.formats import Chat, Preference, Prompt, Text
-from data.records import CHECKED_ROWS, Finding, check_sources, content_key, plain, read_records, split
+from data.records import CHECKED_ROWS, Finding, check_sources, content_key, plain, read_records, shared, split
 from tests.data.chats import turns
 
 
@@ -133,6 +133,12 @@ def test_pairs_and_prompts_are_split_by_their_prompt() -> None:
 def test_a_key_of_ones_own_decides_instead() -> None:
     train, held = split(list(range(100)), 0.3, key=lambda number: str(number % 7))
     assert not {number % 7 for number in train} & {number % 7 for number in held}
+
+
+def test_held_out_records_that_are_trained_on_are_counted() -> None:
+    train = [Prompt(turns("What is it?")), Prompt(turns("Other"))]
+    assert shared(train, [Prompt(turns("what is  it")), Prompt(turns("new"))]) == 1
+    assert shared(*split([Text(f"document {n % 9}") for n in range(30)], 0.3)) == 0
 
 
 def test_one_content_cannot_be_split() -> None:
