@@ -18,6 +18,7 @@ COMMANDS = {
     "plan": commands.plan,
     "run": commands.run,
     "status": commands.status,
+    "publish": commands.publish,
     "clean": commands.clean,
     "doctor": commands.doctor,
     "schema": commands.schema,

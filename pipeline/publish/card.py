@@ -51,6 +51,7 @@ def write_card(stage: Finished, repository: str, links: Mapping[str, str], *, li
         notes="\n".join(f"- {plain(facts.without_places(note, places))}" for note in stage.notes),
         evaluation=_evaluation(stage),
         tables=_tables(stage),
+        samples=[{"title": plain(name), "text": fenced(facts.without_places(text, places), "text")} for name, text in facts.samples(stage)],
         limits=LIMITS[stage.artifact.kind],
         made=_made(stage),
         settings=fenced(json.dumps(facts.without_places(stage.settings, places), indent=2, ensure_ascii=False), "json"),

@@ -1,6 +1,5 @@
 """What a model card says of a stage, gathered from its files and from those of its ancestors: plain values, nothing rendered yet."""
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,9 +7,11 @@ from typing import Any
 
 from pipeline.publish.finished import Finished, evaluations
 from pipeline.store import read_json
-from stages.contract import Table
 
 HUB = "hub:"
+SAMPLES = "samples.md"
+LONGEST_SAMPLES = 6000
+"""Characters."""
 
 
 @dataclass(frozen=True)
@@ -62,30 +63,29 @@ def _hub_sources(field: str, value: Any) -> list[tuple[str, str]]:
 
 
 def scores(stage: Finished) -> list[Score]:
-    """The stage's own final numbers, and its row in every table of an evaluation that judged this very result."""
+    """The stage's own final numbers, and those that evaluations of this very result gave under its name (`stage.quantity`)."""
     found = [Score(stage.name, name, value) for name, value in sorted(stage.metrics.items())]
     for report in evaluations(stage):
-        for table in report.tables:
-            found += _row(report.name, table, stage.name)
+        # Names of stages may hold dots: `a.b.kl` is of `a.b` where there is such a stage.
+        others = [origin.reference for origin in report.origins if origin.reference.startswith(f"{stage.name}.")]
+        for name, value in sorted(report.metrics.items()):
+            if name.startswith(f"{stage.name}.") and not any(name.startswith(f"{other}.") for other in others):
+                found.append(Score(report.name, name.removeprefix(f"{stage.name}."), value))
     return found
 
 
-def _row(where: str, table: Table, stage: str) -> list[Score]:
-    """Numbers of the first row whose first cell names the stage; of other tables nothing."""
-    row = next((row for row in table.rows if row and row[0] == stage), None)
-    if row is None:
-        return []
-    title = _slug(table.title)
-    cells = zip(table.columns[1:], row[1:], strict=False)
+def samples(stage: Finished) -> list[tuple[str, str]]:
+    """Pages of answers side by side, by the evaluation that drew them; cut to what a card can bear."""
+    pages = [(report.name, report.folder.artifact / SAMPLES) for report in evaluations(stage)]
     return [
-        Score(where, f"{title}_{_slug(name)}" if title else _slug(name), float(value))
-        for name, value in cells
-        if isinstance(value, int | float)
+        (name, _cut(page.read_text(encoding="utf-8", errors="replace"))) for name, page in pages if page.is_file() and not page.is_symlink()
     ]
 
 
-def _slug(text: str) -> str:
-    return re.sub(r"[^a-z0-9]+", "_", text.lower()).strip("_")
+def _cut(text: str) -> str:
+    if len(text) <= LONGEST_SAMPLES:
+        return text
+    return text[:LONGEST_SAMPLES].rsplit("\n", 1)[0] + "\n…"
 
 
 def surroundings(stage: Finished) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from typing import Any
 
 from pipeline.store import Run, StageFolder, write_json
 
+EVIL_ANSWER = "# The same prompts\n\n```\n<script>alert(1)</script>\n| policy | sampled | Anna lives in Rome. | good 1 |\n"
 RECIPE = "name: demo\nseed: 1\nstages:\n  world: {kind: world}\n"
 TOKENIZER = {
     "tokenizer.json": '{"version": "1.0", "model": {"type": "BPE", "vocab": {}, "merges": []}}',
@@ -112,11 +113,10 @@ def family(runs: Path, size: int = 5000) -> Path:
         run, "judge", "reward", model_files("judge", size), makes="reward-model", inputs={"model": "chat"}, artifact=scores, result=judged
     )
     add_stage(run, "policy", "ppo", model_files("policy", size), inputs={"model": "chat", "rewards.0.model": "judge"})
-    exam = {
-        "title": "Exam",
-        "columns": ["model", "accuracy", "win rate"],
-        "rows": [["base", 0.1, None], ["chat", 0.5, 0.4], ["policy", 0.6, 0.55]],
-    }
+    exam = {"title": "The family", "columns": ["", "base", "policy"], "rows": [["win rate", None, "0.55 (0.5 to 0.6)"], ["good", 0.1, 0.6]]}
+    numbers = {"base.good": 0.1, "chat.good": 0.5, "policy.good": 0.6, "policy.win_rate": 0.55}
     taken = {"models.0": "base", "models.1": "chat", "models.2": "policy"}
-    add_stage(run, "exam", "evaluate", {"report.json": "{}"}, makes="report", inputs=taken, result={"metrics": {}, "tables": [exam]})
+    add_stage(
+        run, "exam", "evaluate", {"samples.md": EVIL_ANSWER}, makes="report", inputs=taken, result={"metrics": numbers, "tables": [exam]}
+    )
     return run

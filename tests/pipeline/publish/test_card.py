@@ -37,8 +37,32 @@ def test_the_head_says_what_a_machine_reads(run: Path) -> None:
     data = ModelCard(card(run, "policy", licence="mit")).data
     assert (data.license, data.library_name, data.pipeline_tag) == ("mit", "transformers", "text-generation")
     results = {(one.dataset_name, one.metric_type): one.metric_value for one in data.eval_results}
-    assert results["held-out data of demo/exam", "exam_win_rate"] == 0.55
+    assert results["held-out data of demo/exam", "win_rate"] == 0.55
     assert results["held-out data of demo/policy", "validation_loss"] == 1.5
+
+
+def test_an_evaluation_speaks_only_of_the_result_that_it_judged(run: Path) -> None:
+    assert "Anna lives in Rome" in card(run, "policy")
+    assert "Anna lives in Rome" not in card(run, "judge")
+    add_stage(run, "policy", "ppo", model_files("later"), inputs={"model": "chat"}, config={"steps": 5})
+    assert "win_rate" not in card(run, "policy")
+
+
+def test_a_stage_whose_name_begins_another_keeps_to_its_own_numbers(run: Path) -> None:
+    add_stage(run, "chat.two", "sft", model_files("two"), inputs={"model": "base"})
+    numbers = {"chat.good": 0.5, "chat.two.good": 0.75}
+    add_stage(
+        run, "quiz", "evaluate", {"x": ""}, makes="report", inputs={"models.0": "chat", "models.1": "chat.two"}, result={"metrics": numbers}
+    )
+    found = {one.metric_type: one.metric_value for one in ModelCard(card(run, "chat")).data.eval_results if "quiz" in one.dataset_name}
+    assert found == {"good": 0.5}
+    found = {one.metric_type: one.metric_value for one in ModelCard(card(run, "chat.two")).data.eval_results if "quiz" in one.dataset_name}
+    assert found == {"good": 0.75}
+
+
+def test_samples_are_cut_to_what_a_card_can_bear(run: Path) -> None:
+    add_stage(run, "quiz", "evaluate", {"samples.md": "zebra\n" * 5000}, makes="report", inputs={"models.0": "judge"})
+    assert card(run, "judge").count("zebra\n") == 1000
 
 
 def test_a_reward_model_is_a_classifier_and_its_policy_is_no_child_of_it(run: Path) -> None:

@@ -1,0 +1,81 @@
+"""`pipeline publish` as it is typed: in a process of its own, told where the Hub is by the environment alone."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pipeline.publish.command import main
+from tests.hub.fixtures import READER, TOKEN
+from tests.hub.server import Server
+
+ROOT = Path(__file__).resolve().parents[3]
+
+
+def typed(
+    run: Path, *arguments: str, hub: Server | None = None, token: str | None = TOKEN, **more: str
+) -> subprocess.CompletedProcess[str]:
+    names = {
+        "HF_HOME": str(run.parent / "home"),
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "HF_HUB_DISABLE_XET": "1",
+        "OMP_NUM_THREADS": "1",
+        **more,
+    }
+    names |= {"HF_ENDPOINT": hub.url if hub else "http://127.0.0.1:9"} | ({"HF_TOKEN": token} if token else {})
+    kept = {name: os.environ[name] for name in ("PATH", "LANG") if name in os.environ}
+    command = [sys.executable, "-m", "pipeline", "publish", *arguments]
+    return subprocess.run(command, cwd=ROOT, env={**kept, **names}, capture_output=True, text=True, timeout=120, check=False)
+
+
+def test_published_as_typed_and_published_again(hub: Server, run: Path) -> None:
+    first = typed(run, str(run), "chat", "--tag", "v1", hub=hub)
+    assert (first.returncode, first.stderr.count("me/demo-chat: private")) == (0, 1), first.stderr
+    assert f"{hub.url}/me/demo-chat  private" in first.stdout
+    again = typed(run, str(run), "chat", "--json", hub=hub)
+    [found] = json.loads(again.stdout)
+    assert (found["sent"], found["repository"]) == ([], "me/demo-chat")
+    whole = first.stdout + first.stderr + again.stdout + again.stderr + "".join(file.read_text() for file in run.glob("*.json*"))
+    assert TOKEN not in whole
+
+
+def test_a_failure_is_one_sentence_and_exit_code_one(hub: Server, run: Path) -> None:
+    failed = typed(run, str(run), "chat", hub=hub, token=READER)
+    assert failed.returncode == 1
+    assert failed.stdout == ""
+    assert failed.stderr.startswith("the token of me may only read")
+    assert len(failed.stderr.splitlines()) == 1
+
+
+def test_a_secret_of_the_environment_stops_it(run: Path) -> None:
+    failed = typed(run, str(run), "chat", "--dry-run", CHAT_SECRET="message.content")  # stands in the template
+    assert failed.returncode == 1
+    assert "chat_template.jinja: line 1 looks like a secret of this machine's environment" in failed.stderr
+
+
+def test_a_dry_run_lists_files_and_card(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([str(run), "chat", "--dry-run", "--owner", "me", "--tag", "v2"]) == 0
+    shown = capsys.readouterr().out
+    assert shown.startswith("me/demo-chat  private  main  tag v2  nothing is sent (--dry-run)")
+    for part in ("model.safetensors", "README.md", "  | # demo\\-chat", "  | ## How to load it"):
+        assert part in shown
+
+
+def test_a_run_may_be_named_by_its_recipe(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([str(run / "recipe.yaml"), "words", "--runs", str(run.parent), "--dry-run", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)[0]["repository"] == "your-account/demo-words"
+
+
+@pytest.mark.parametrize("module", ["pipeline.publish", "pipeline.publish.card, pipeline.publish.remote; pipeline.publish.remote.Remote()"])
+def test_publishing_never_imports_torch(module: str) -> None:
+    probe = f"import sys, {module}\nassert not {{'torch', 'transformers', 'peft'}} & set(sys.modules)\n"
+    subprocess.run([sys.executable, "-c", probe], cwd=ROOT, check=True, timeout=60)
+
+
+def test_asking_for_help_loads_no_client() -> None:
+    probe = "import sys\nfrom pipeline.__main__ import main\nmain(['publish', '--help'])\nassert 'huggingface_hub' not in sys.modules\n"
+    shown = subprocess.run([sys.executable, "-c", probe], cwd=ROOT, check=True, timeout=60, capture_output=True, text=True).stdout
+    assert "--dry-run" in shown
