@@ -81,8 +81,9 @@ def _special(item: dict[str, Any], path: Place, model: type[BaseModel], document
             (parent.model_fields[item["loc"][-1]].description for parent in parents if item["loc"][-1] in parent.model_fields), None
         )
         return "is missing" + (f": {' '.join(description.split())}" if description else "")
-    known = [name for parent in parents for name in parent.model_fields if name not in value]
-    return f"unknown key{suggestion(path[-1], known) or '; known: ' + ', '.join(known)}"
+    known = [name for parent in parents for name in parent.model_fields]
+    free = ", ".join(name for name in known if name not in value)
+    return f"unknown key{suggestion(path[-1], known) or f'; known: {free}'}"
 
 
 def _wanted(item: dict[str, Any]) -> str:

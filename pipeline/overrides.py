@@ -42,6 +42,8 @@ def _set(document: Document, key: str, value: Any, where: str) -> None:
         if at is None:
             return
         path = (*path, at)
+        if words and isinstance(container, dict) and container.get(at) is None:
+            document.places[path] = where
         container = _step(container, at, value, last=not words)
     _forget(document, path)
     document.places[path] = where

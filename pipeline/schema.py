@@ -23,4 +23,4 @@ def recipe_schema() -> dict[str, Any]:
         {"if": {"properties": {"kind": {"const": kind}}, "required": ["kind"]}, "then": place} for kind, place in kinds.items()
     ]
     head["properties"]["stages"] |= {"additionalProperties": stage, "propertyNames": {"pattern": NAME}}
-    return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "Recipe", **head, "$defs": definitions}
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **head, "title": "Recipe", "$defs": definitions}

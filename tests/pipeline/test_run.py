@@ -144,7 +144,9 @@ def test_redone_with_the_same_bits_nothing_below_runs_and_with_others_all_of_it(
     assert plan.step("chat").reason == "base was done again, with another result"
 
 
-def test_a_missed_gate_stops_the_chain_and_loosening_it_goes_on_without_training_again(workshop: Workshop, capsys: pytest.CaptureFixture[str]):
+def test_a_missed_gate_stops_the_chain_and_loosening_it_goes_on_without_training_again(
+    workshop: Workshop, capsys: pytest.CaptureFixture[str]
+):
     assert workshop.carry_out("stages.chat.require={loss: {max: 0.1}}") == FAILED
     assert "chat misses its gate: loss 0.25 is above 0.1" in capsys.readouterr().err
     assert workshop.attempts() == {"rows": 1, "base": 1, "chat": 1}
@@ -175,7 +177,9 @@ def test_a_damaged_result_is_noticed_and_made_again(workshop: Workshop):
     assert weights.read_bytes() == whole
 
 
-def test_data_that_changes_while_a_run_goes_on_stops_it(workshop: Workshop, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+def test_data_that_changes_while_a_run_goes_on_stops_it(
+    workshop: Workshop, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
     from pipeline import execute
 
     real = execute.spawn
