@@ -73,7 +73,7 @@ KNOWN: dict[str, Meaning] = {
     "learning_rate": Meaning("Learning rate", "Optimizer", text="Step size of the optimizer."),
     "grad_norm": Meaning("Gradient norm", "Optimizer", text="Before clipping.", scale="log"),
     "epoch": Meaning("Epoch", "Optimizer"),
-    "tokens": Meaning("Tokens", "Pace and memory", "tokens", "Seen so far."),
+    "tokens": Meaning("Tokens", "Pace and memory"),
     "steps": Meaning("Planned steps", "Pace and memory"),
     "seconds": Meaning("Time", "Pace and memory", "s", "Since the stage began."),
     "step_seconds": Meaning("Time per step", "Pace and memory", "s", better="down"),

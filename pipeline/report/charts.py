@@ -48,7 +48,7 @@ def linear_ticks(low: float, high: float, count: int) -> list[float]:
 def log_ticks(low: float, high: float) -> list[float]:
     """Powers of ten, with 2 and 5 between them where there are few."""
     decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-    factors = (1, 2, 5) if len(decades) <= 4 else (1,)
+    factors = (1, 2, 5) if math.log10(high / low) < 2.5 else (1,)
     if len(decades) > 8:
         decades = decades[:: len(decades) // 6]
     ticks = [factor * 10.0**decade for decade in decades for factor in factors]
@@ -146,7 +146,7 @@ def _decades(held: Sequence[Series]) -> float:
 
 def _lines(series: Series, index: int, limit: int, *, alone: bool) -> list[Line]:
     told, named = meaning(series.name), parse(series.name)
-    label = told.label if not alone else "value"
+    label = "value" if alone else " ".join(filter(None, (named.part.replace("_", " "), "held out" if named.held_out else ""))) or told.label
     xs, ys = thin(series.steps, series.values, limit)
     colour = index % PALETTE
     if len(series.values) < 30 or noise(series.values) < 0.04:

@@ -23,6 +23,8 @@ class Answer:
     text: str
     scores: dict[str, float] = field(default_factory=dict)
     finished: bool | None = None
+    manner: str = ""
+    """`sampled` or `greedy`, where a model answered in both ways."""
 
 
 @dataclass(frozen=True)
@@ -34,9 +36,16 @@ class Sample:
     answers: list[Answer]
 
     @property
+    def by_model(self) -> dict[str, list[Answer]]:
+        grouped: dict[str, list[Answer]] = {}
+        for answer in self.answers:
+            grouped.setdefault(answer.model, []).append(answer)
+        return grouped
+
+    @property
     def best(self) -> str:
-        """The model whose answer has the highest reward; empty where it is not known or shared."""
-        rewards = {answer.model: answer.scores["reward"] for answer in self.answers if "reward" in answer.scores}
+        """The model whose first answer has the highest reward; empty where it is not known or shared."""
+        rewards = {model: answers[0].scores["reward"] for model, answers in self.by_model.items() if "reward" in answers[0].scores}
         top = [model for model, reward in rewards.items() if reward == max(rewards.values())]
         return top[0] if len(top) == 1 and len(rewards) > 1 else ""
 
@@ -59,27 +68,23 @@ def outcomes(run: Run, samples: int = 40) -> list[Outcome]:
 
 def _outcome(run: Run, stage: Stage, limit: int) -> Outcome:
     artifact = (stage.folder or Path()) / "artifact"
-    tables = list(stage.tables) or list(_tables(artifact))
-    shown = list(_samples(artifact))
-    plots = [plot for plot in (_truth(stage, tables), *_frontiers(run, stage, tables)) if plot is not None]
+    shown = list(_samples(artifact)) or list(read_markdown(_text(artifact / "samples.md")))
+    plots = [plot for exam in exams(stage.metrics) for plot in (_truth(stage, exam), _frontier(run, stage, exam)) if plot is not None]
     rewards: dict[str, list[float]] = {}
     for sample in shown:
         for answer in sample.answers:
             if "reward" in answer.scores:
                 rewards.setdefault(answer.model, []).append(answer.scores["reward"])
     few = all(len(values) < 12 for values in rewards.values())
-    spread = None if few else histogram(f"{stage.name}-rewards", "Reward distribution", "Share of the answers by reward.", rewards)
-    return Outcome(stage.name, tables, shown[:limit], plots, [spread] if spread else [])
+    spread = None if few else histogram(f"{stage.name}-rewards", "Reward distribution", "Share of the shown answers by reward.", rewards)
+    return Outcome(stage.name, list(stage.tables), shown[:limit], plots, [spread] if spread else [])
 
 
-def _tables(artifact: Path) -> Iterator[Grid]:
-    """Tables that lie in the artifact, where the result has none."""
-    for name in ("table.json", "tables.json"):
-        value = _json(artifact / name)
-        for table in value if isinstance(value, list) else [value]:
-            if isinstance(table, dict) and isinstance(table.get("columns"), list) and isinstance(table.get("rows"), list):
-                rows = [row for row in table["rows"] if isinstance(row, list)]
-                yield Grid(str(table.get("title", "")), [str(column) for column in table["columns"]], rows)
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""
 
 
 def _json(path: Path) -> Any:
@@ -121,7 +126,13 @@ def _answers(given: Any) -> Iterator[Answer]:
         record = value if isinstance(value, dict) else {"text": value}
         text = next((record[key] for key in ("text", "answer", "completion") if record.get(key) is not None), "")
         finished = record.get("finished")
-        yield Answer(str(model), _said(text), dict(_scores(record)), finished if isinstance(finished, bool) else None)
+        yield Answer(
+            str(model),
+            _said(text),
+            dict(_scores(record)),
+            finished if isinstance(finished, bool) else None,
+            str(record.get("manner") or ""),
+        )
 
 
 def _scores(record: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, float]]:
@@ -142,58 +153,83 @@ def _said(value: Any) -> str:
     return text if len(text) <= TEXT_LIMIT else text[:TEXT_LIMIT] + f" … ({len(text) - TEXT_LIMIT} more characters)"
 
 
-def column(table: Grid, *patterns: str) -> int | None:
-    """Index of the first column whose heading fits one of the patterns, in the order of the patterns."""
-    for pattern in patterns:
-        for index, heading in enumerate(table.columns):
-            if index and re.search(pattern, heading, re.IGNORECASE):
-                return index
-    return None
+def read_markdown(text: str) -> Iterator[Sample]:
+    """Samples from the page that the evaluation stage writes for people: numbered prompts in quotes, and a table of answers."""
+    for part in re.split(r"^## \d+$", text, flags=re.MULTILINE)[1:]:
+        lines = part.strip().split("\n")
+        prompt = "\n".join(line[2:] for line in lines if line.startswith("> "))
+        reference = next((line.removeprefix("Reference: ") for line in lines if line.startswith("Reference: ")), "")
+        rows = [
+            [cell.strip().replace("\\|", "|") for cell in re.split(r"(?<!\\)\|", line)[1:-1]] for line in lines if line.startswith("| ")
+        ]
+        answers = [Answer(row[0], _said(row[2]), _worth(row[3]), None, row[1]) for row in rows[2:] if len(row) == 4]
+        if answers:
+            yield Sample(_said(prompt), _said(reference), answers)
 
 
-def points(table: Grid, x: int, y: int) -> list[Dot]:
-    """Rows of a table as points, where both cells are numbers. Best-of-n is a yardstick, so it gets a shape of its own."""
-    dots = []
-    for index, row in enumerate(table.rows):
-        if len(row) > max(x, y) and _number(row[x]) and _number(row[y]):
-            label = str(row[0])
-            dots.append(
-                Dot(label, float(row[x]), float(row[y]), index, "diamond" if re.search(r"best.?of", label, re.IGNORECASE) else "circle")
-            )
-    return dots
+def _worth(cell: str) -> dict[str, float]:
+    found = (re.fullmatch(r"(.+) (\S+)", part.strip()) for part in cell.split(","))
+    return {match[1]: float(match[2]) for match in found if match and re.fullmatch(r"-?[\d.]+(e[+-]?\d+)?", match[2])}
 
 
-def _number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+@dataclass(frozen=True)
+class Exam:
+    """One exam's numbers, by model and quantity."""
+
+    name: str
+    """Empty where there is only one."""
+    models: dict[str, dict[str, float]]
+
+    @property
+    def truth(self) -> str | None:
+        """The quantity that counts as the truth: the rule's verdict, which is told for sampled and greedy answers alike."""
+        quantities = list(dict.fromkeys(name for values in self.models.values() for name in values))
+        graded = [name for name in quantities if f"{name}_greedy" in quantities and not name.startswith("reward")]
+        return next((name for name in ("truth", "good") if name in graded), graded[0] if graded else None)
+
+    def dots(self, x: str, y: str) -> list[Dot]:
+        """Models that have both quantities. Best-of-n is a yardstick, so it gets a shape of its own."""
+        having = [(model, values) for model, values in self.models.items() if x in values and y in values]
+        return [
+            Dot(model.replace("_", " "), values[x], values[y], index, "diamond" if model.startswith("best_of") else "circle")
+            for index, (model, values) in enumerate(having)
+        ]
 
 
-TRUTH = (r"^truth", r"utility", r"truth", r"^exam", r"accuracy", r"correct", r"sampled", r"greedy")
-REWARD = (r"^reward$", r"^reward\b(?!.*(std|low|high|±))", r"^score$")
-KL_COLUMN = (r"^kl\b", r"\bkl\b")
+def exams(metrics: Mapping[str, float]) -> list[Exam]:
+    """The evaluation's numbers, named `model.quantity`, or `model.exam.quantity` where there are several exams."""
+    found: dict[str, dict[str, dict[str, float]]] = {}
+    for name, value in metrics.items():
+        *head, quantity = name.split(".")
+        if head:
+            found.setdefault(".".join(head[1:]), {}).setdefault(head[0], {})[quantity] = value
+    named = [Exam(name, models) for name, models in found.items() if name]
+    return named or [Exam(name, models) for name, models in found.items()]
 
 
-def _truth(stage: Stage, tables: list[Grid]) -> Scatter | None:
-    for table in tables:
-        reward, truth = column(table, *REWARD), column(table, *TRUTH)
-        if reward is not None and truth is not None and reward != truth and len(dots := points(table, reward, truth)) > 1:
-            family = [dot for dot in dots if dot.shape == "circle"]
-            descent = [Line("descent", [dot.x for dot in family], [dot.y for dot in family], 0, "faint")] if len(family) > 1 else []
-            text = "Up and to the right together is learning; to the right and down is a reward model that is being exploited."
-            return scatter(f"{stage.name}-truth", "Truth against reward", text, ("reward", table.columns[truth].lower()), dots, descent)
-    return None
+def _truth(stage: Stage, exam: Exam) -> Scatter | None:
+    """Truth over reward, with the line of descent through the models."""
+    if exam.truth is None:
+        return None
+    dots = exam.dots("reward", exam.truth)
+    family = [dot for dot in dots if dot.shape == "circle"]
+    descent = [Line("descent", [dot.x for dot in family], [dot.y for dot in family], 0, "faint")] if len(family) > 1 else []
+    text = "Up and to the right is learning; to the right and down is a reward model that is being exploited."
+    return scatter(
+        f"{stage.name}-truth", _titled("Truth against reward", exam), text, ("reward", exam.truth.replace("_", " ")), dots, descent
+    )
 
 
-def _frontiers(run: Run, stage: Stage, tables: list[Grid]) -> Iterator[Scatter | None]:
+def _frontier(run: Run, stage: Stage, exam: Exam) -> Scatter | None:
     """Reward bought per nat of KL: the path of every PPO stage, and best-of-n as the yardstick."""
-    dots: list[Dot] = []
-    for table in tables:
-        kl, reward = column(table, *KL_COLUMN), column(table, *REWARD)
-        if kl is not None and reward is not None:
-            dots = points(table, kl, reward)
-            break
-    paths = [path for other in run.stages if other.kind == "ppo" and (path := _ppo_path(other)) is not None]
-    text = "Reward against the distance from the baseline. Diamonds are best-of-n: what choosing among n answers gives without training."
-    yield scatter(f"{stage.name}-frontier", "KL and reward", text, ("KL to the baseline, nats", "reward"), dots, paths)
+    dots = exam.dots("kl", "reward")
+    paths = [path for other in run.stages if other.kind == "ppo" and (path := _ppo_path(other)) is not None] if dots else []
+    text = "Reward against the distance from the baseline. A diamond is best-of-n: what choosing among n answers gives without training."
+    return scatter(f"{stage.name}-frontier", _titled("KL and reward", exam), text, ("KL to the baseline, nats", "reward"), dots, paths)
+
+
+def _titled(title: str, exam: Exam) -> str:
+    return f"{title}: {exam.name}" if exam.name else title
 
 
 def _ppo_path(stage: Stage) -> Line | None:

@@ -3,6 +3,7 @@
 import base64
 import hashlib
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -100,7 +101,9 @@ def page(template: str, **context: Any) -> str:
 def environment() -> Environment:
     """Everything is escaped; a name that the template misspells is an error."""
     env = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, loader=FunctionLoader(_asset))
-    env.filters.update(pretty=pretty, duration=duration, meaning=meaning, cell=cell, clip=clip, tick=tick, settings=settings)
+    env.filters.update(
+        pretty=pretty, duration=duration, meaning=meaning, cell=cell, clip=clip, tick=tick, settings=settings, interval=interval
+    )
     return env
 
 
@@ -117,6 +120,12 @@ def cell(value: Any) -> str:
     return pretty(float(value)) if isinstance(value, int | float) and not isinstance(value, bool) else "–" if value is None else str(value)
 
 
+def interval(text: str) -> tuple[str, str]:
+    """`0.74 (0.69 to 0.79)` as its value and its interval, so that the value is seen first."""
+    match = re.fullmatch(r"(\S+) \((\S+ to \S+)\)", text)
+    return (match[1], match[2]) if match else (text, "")
+
+
 def tick(value: float, unit: str) -> str:
     """An axis label: as short as the value allows."""
     if unit == "%":
@@ -125,8 +134,17 @@ def tick(value: float, unit: str) -> str:
 
 
 def settings(value: dict[str, Any]) -> str:
-    """Settings as indented text; the template escapes it."""
-    return json.dumps(value, indent=2, ensure_ascii=False, default=str)
+    """Settings as indented text; the template escapes it. Absolute paths keep their last two parts: a page is passed on, a machine is not."""
+    return json.dumps(_shortened(value), indent=2, ensure_ascii=False, default=str)
+
+
+def _shortened(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _shortened(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_shortened(item) for item in value]
+    absolute = isinstance(value, str) and value.startswith("/") and value.count("/") > 2
+    return "…/" + "/".join(value.rsplit("/", 2)[-2:]) if absolute else value
 
 
 def clip(text: str, limit: int) -> str:
@@ -155,12 +173,17 @@ def headline(stage: Stage) -> tuple[str, str]:
     """Label and value of the number that says most about a stage."""
     for name in HEADLINES.get(stage.kind, ()):
         if name in stage.metrics:
-            return meaning(name).label.lower(), pretty(stage.metrics[name], meaning(name).unit)
+            return _short(name, stage.metrics[name])
     for name in HEADLINES.get(stage.kind, ()):
         series = stage.curves[name]
         if series is not None and series.last is not None:
-            return meaning(name).label.lower(), pretty(series.last, meaning(name).unit)
+            return _short(name, series.last)
     return "", ""
+
+
+def _short(name: str, value: float) -> tuple[str, str]:
+    told = meaning(name)
+    return told.label.lower(), pretty(value, "%" if told.unit == "%" else "")
 
 
 def lineage(run: Run, name: str) -> list[str]:
@@ -181,7 +204,7 @@ def commands(run: Run, stage: Stage) -> list[tuple[str, str]]:
     makes = stage.artifact.get("kind")
     going = []
     if stage.state in ("failed", "interrupted"):
-        going.append(("Go on where it stopped", f"pipeline run {where}/recipe.yaml"))
+        going.append(("Go on where it stopped", f"pipeline run {where}"))
     if makes == "causal-lm":
         going += [
             ("Talk to it", f"pipeline chat {where} {stage.name}"),
@@ -192,7 +215,7 @@ def commands(run: Run, stage: Stage) -> list[tuple[str, str]]:
     if makes in ("causal-lm", "reward-model"):
         going.append(("Publish it", f"pipeline publish {where} {stage.name} --dry-run"))
     if stage.state == "done":
-        going.append(("Do it again", f"pipeline run {where}/recipe.yaml --redo {stage.name}"))
+        going.append(("Do it again", f"pipeline run {where} --redo {stage.name}"))
     return going
 
 

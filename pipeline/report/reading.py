@@ -2,8 +2,9 @@
 
 import json
 import re
+import signal
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,6 +14,7 @@ from ruamel.yaml.error import YAMLError
 from pipeline import lock, store
 from pipeline.errors import StoreError
 from pipeline.report.series import Curves, read_curves
+from stages.contract import INTERRUPTED
 
 State = Literal["done", "running", "interrupted", "failed", "waiting"]
 
@@ -43,7 +45,8 @@ class Attempt:
     number: int
     code: int | None
     seconds: float | None
-    where: str = ""
+    how: str = ""
+    """In words, as the orchestrator saw it end."""
     last_words: str = ""
     """Last line of the log, where the attempt failed."""
 
@@ -197,18 +200,36 @@ def _stage(run: Path, name: str, written: dict[str, Any], *, held: bool) -> Stag
         return Stage(name, kind, "waiting", settings=written, written=written, ties=tuple(_written_ties(written)))
     job, result, manifest = (load_json(folder / f"{file}.json") for file in ("job", "result", "manifest"))
     attempts = tuple(_attempts(folder))
+    around = _mapping(manifest.get("surroundings")) or (load_json(folder / f"attempts/{attempts[-1].number}/env.json") if attempts else {})
     curves = read_curves(folder / "metrics.jsonl")
     others = (_fingerprint(path, name) for path in sorted(run.glob(f"{name}-*")) if path.name != folder.name)
     files, size = _files(manifest, folder)
     settings = _mapping(job.get("config")) or written
     return Stage(
-        name, str(job.get("kind") or kind), _state(manifest, attempts, held=held), _fingerprint(folder, name) or str(manifest.get("fingerprint", "")),
-        folder, settings, written, tuple(_ties(job, settings)), _floats(result.get("metrics") or manifest.get("metrics")),
-        int(result.get("steps") or 0), tuple(_grids(result.get("tables"))), tuple(str(note) for note in result.get("notes") or ()),
-        curves, attempts, _seconds(manifest, attempts, curves), str(manifest.get("finished") or manifest.get("ended") or ""),
-        load_json(folder / "artifact" / "artifact.json"), files, size, tuple(filter(None, others)),
-        _strings(manifest.get("versions")), _strings(manifest.get("hardware")), str(manifest.get("commit") or ""),
-    )  # fmt: skip
+        name=name,
+        kind=str(job.get("kind") or kind),
+        state=_state(manifest, attempts, held=held),
+        fingerprint=_fingerprint(folder, name) or str(manifest.get("fingerprint", "")),
+        folder=folder,
+        settings=settings,
+        written=written,
+        ties=tuple(_ties(job, settings, manifest)),
+        metrics=_floats(result.get("metrics") or manifest.get("metrics")),
+        steps=int(result.get("steps") or 0),
+        tables=tuple(_grids(result.get("tables"))),
+        notes=tuple(str(note) for note in result.get("notes") or ()),
+        curves=curves,
+        attempts=attempts,
+        seconds=_seconds(manifest, attempts, curves),
+        finished=str(manifest.get("finished") or ""),
+        artifact=load_json(folder / "artifact" / "artifact.json"),
+        files=files,
+        size=size,
+        earlier=tuple(filter(None, others)),
+        versions=_strings(around.get("versions")),
+        hardware=_hardware(around),
+        commit=str(around.get("commit") or ""),
+    )
 
 
 def _state(manifest: dict[str, Any], attempts: tuple[Attempt, ...], *, held: bool) -> State:
@@ -217,10 +238,10 @@ def _state(manifest: dict[str, Any], attempts: tuple[Attempt, ...], *, held: boo
     open_attempt = not attempts or attempts[-1].code is None
     if held and open_attempt:
         return "running"
-    return "interrupted" if open_attempt or attempts[-1].code in (130, -2, -15, 143) else "failed"
+    return "interrupted" if open_attempt or attempts[-1].code in (INTERRUPTED, -signal.SIGINT, -signal.SIGTERM) else "failed"
 
 
-def _ties(job: dict[str, Any], settings: dict[str, Any]) -> Iterator[Tie]:
+def _ties(job: dict[str, Any], settings: dict[str, Any], manifest: dict[str, Any]) -> Iterator[Tie]:
     inputs = _mapping(job.get("inputs"))
     for role, given in inputs.items():
         if isinstance(given, dict):
@@ -230,7 +251,12 @@ def _ties(job: dict[str, Any], settings: dict[str, Any]) -> Iterator[Tie]:
                 yield Tie(role.removesuffix(".stage"), reference, fingerprint, source.get("weight"), True, str(source.get("path", "")))
             else:
                 yield Tie(role, reference, fingerprint)
-    yield from (tie for tie in _written_ties(settings) if tie.is_data and not {tie.role, f"{tie.role}.stage"} & set(inputs))
+    identity = _mapping(_mapping(manifest.get("identity")).get("config"))
+    for tie in _written_ties(settings):
+        if tie.is_data and not {tie.role, f"{tie.role}.stage"} & set(inputs):
+            content = _at(identity, tie.role)
+            digest = next((str(content[key]) for key in ("content", "digest", "files", "hub") if isinstance(content.get(key), str)), "")
+            yield replace(tie, fingerprint=digest)
 
 
 def _at(settings: Any, path: str) -> dict[str, Any]:
@@ -258,14 +284,23 @@ def _written_ties(settings: Any, role: str = "") -> Iterator[Tie]:
 
 
 def _attempts(folder: Path) -> Iterator[Attempt]:
-    numbered = [path for path in folder.glob("attempts/*") if path.name.isdecimal()]
-    for path in sorted(numbered, key=lambda path: int(path.name)):
-        ended, env = load_json(path / "exit.json"), load_json(path / "env.json")
-        code = next((ended[key] for key in ("code", "exit_code", "returncode") if isinstance(ended.get(key), int)), None)
-        words = _text(path / "log.txt").strip().rsplit("\n", 1)[-1] if code not in (0, None) else ""
-        where = ", ".join(str(env[key]) for key in ("host", "device", "gpus", "cpu", "platform") if env.get(key))
-        seconds = ended.get("seconds")
-        yield Attempt(int(path.name), code, seconds if isinstance(seconds, int | float) else None, where, words[:500])
+    for attempt in store.StageFolder(folder).attempts():
+        ended = load_json(attempt.folder / "exit.json")
+        code, seconds = ended.get("code"), ended.get("seconds")
+        words = _text(attempt.log).strip().rsplit("\n", 1)[-1] if code not in (0, None) else ""
+        yield Attempt(
+            attempt.number,
+            code if isinstance(code, int) else None,
+            float(seconds) if isinstance(seconds, int | float) else None,
+            str(ended.get("how") or ""),
+            words[:500],
+        )
+
+
+def _hardware(around: dict[str, Any]) -> dict[str, str]:
+    """What the stage ran on, as far as it tells a reader something; never the machine's name."""
+    told = {name: around.get(name) for name in ("machine", "cores", "python")} | _mapping(around.get("hardware"))
+    return {name: str(value) for name, value in told.items() if value is not None and not isinstance(value, dict | list)}
 
 
 def _seconds(manifest: dict[str, Any], attempts: tuple[Attempt, ...], curves: Curves) -> float | None:

@@ -32,7 +32,7 @@
   };
   const logTicks = (low, high) => {
     const ticks = [], first = Math.floor(Math.log10(low)), last = Math.ceil(Math.log10(high));
-    const factors = last - first <= 3 ? [1, 2, 5] : [1], stride = Math.max(1, Math.floor((last - first) / 6));
+    const factors = Math.log10(high / low) < 2.5 ? [1, 2, 5] : [1], stride = Math.max(1, Math.floor((last - first) / 6));
     for (let decade = first; decade <= last; decade += stride) for (const factor of factors) {
       const value = +(factor * 10 ** decade).toPrecision(12);
       if (value >= low && value <= high) ticks.push(value);

@@ -92,16 +92,20 @@ METRICS: dict[str, dict[str, float]] = {
         "explained_variance": 0.61,
         "length": 17.4,
     },
-    "exam": {"reward_policy": 1.08, "win_rate_policy": 0.81},
-}
+    "exam": {
+        "base.good": 0.08, "base.good_greedy": 0.11, "base.reward": -1.41, "base.kl": 9.7, "chat.good": 0.52, "chat.good_greedy": 0.61, "chat.reward": 0.03, "chat.kl": 0.0,
+        "policy.good": 0.74, "policy.good_greedy": 0.78, "policy.reward": 1.08, "policy.kl": 4.81, "best_of_4.good": 0.66, "best_of_4.reward": 0.86, "best_of_4.kl": 0.636,
+    },
+}  # fmt: skip
 TABLE = {
-    "title": "The family on 256 held-out prompts",
-    "columns": ["model", "reward", "truth, sampled", "truth, greedy", "win rate", "KL", "length", "perplexity"],
+    "title": "The family, baseline chat",
+    "columns": ["", "base", "chat", "policy", "best of 4 of chat"],
     "rows": [
-        ["base", -1.41, 0.08, 0.11, 0.12, None, 31.2, 4.63],
-        ["chat", 0.03, 0.52, 0.61, 0.5, 0.0, 18.9, 4.71],
-        ["chat, best of 4", 0.86, 0.66, None, 0.74, 0.636, 18.1, None],
-        ["policy", 1.08, 0.74, 0.78, 0.81, 4.81, 17.4, 4.98],
+        ["perplexity", 4.63, 4.71, 4.98, None],
+        ["good", "0.08 (0.05 to 0.12)", "0.52 (0.46 to 0.58)", "0.74 (0.69 to 0.79)", "0.66 (0.6 to 0.72)"],
+        ["good, greedy", "0.11 (0.08 to 0.15)", "0.61 (0.55 to 0.67)", "0.78 (0.73 to 0.83)", None],
+        ["reward", "-1.41 (-1.5 to -1.32)", "0.03 (-0.09 to 0.15)", "1.08 (1 to 1.16)", "0.86 (0.77 to 0.95)"],
+        ["kl", "9.7 (9.1 to 10.3)", 0.0, "4.81 (4.5 to 5.12)", 0.636],
     ],
 }
 STEPS = {"base": 366, "chat": 240, "judge": 180, "policy": 120}
