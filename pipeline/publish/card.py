@@ -66,17 +66,17 @@ def metadata(stage: Finished, repository: str, links: Mapping[str, str], *, lice
     from huggingface_hub import EvalResult, ModelCardData
 
     task = TASKS.get(stage.artifact.kind)
-    found = facts.scores(stage)
     results = [
         EvalResult(
-            task_type=task or "other",
+            task_type=task,
             dataset_type=f"{stage.run.path.name}-{score.where}",
             dataset_name=f"held-out data of {stage.run.path.name}/{score.where}",
             metric_type=score.metric,
             metric_value=score.value,
             metric_name=score.metric,
         )
-        for score in found
+        for score in facts.scores(stage)
+        if task is not None  # a tokenizer answers no task that could be scored
     ]
     data = ModelCardData(
         license=licence or "other",

@@ -2,13 +2,19 @@
 
 import html
 import re
-import string
 
 CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff]")
 """Control characters, and marks that turn the direction of text or its lines."""
-PUNCTUATION = str.maketrans(
-    {char: f"\\{char}" for char in string.punctuation if char not in "<>&"} | {"<": "&lt;", ">": "&gt;", "&": "&amp;"}
+MARKS = re.compile(
+    r"[\\`*\[\]|#!~$@^<>&]"  # emphasis, code, links, images, cells, headings, mentions, HTML
+    r"|(?<![a-z0-9])_|_(?![a-z0-9])"  # inside a word an underscore is only itself
+    r"|:(?=/)|(?<=mailto):|(?<=xmpp):|(?<=www)\."  # addresses that would become links by themselves
+    r"|^[-+=]",  # lists and underlines
+    re.IGNORECASE,
 )
+ORDINAL = re.compile(r"^(\d{1,9})([.)])(?=\s|$)")
+"""What would begin a numbered list."""
+ENTITIES = {"<": "&lt;", ">": "&gt;", "&": "&amp;"}
 
 
 def visible(text: str) -> str:
@@ -17,11 +23,11 @@ def visible(text: str) -> str:
 
 
 def plain(text: object, longest: int = 300) -> str:
-    """One line of running text or a table's cell: all punctuation escaped, so that nothing in it is markup, a link or a mention."""
+    """One line of running text or a table's cell: escaped, so that nothing in it is markup, a link or a mention."""
     line = " ".join(visible(str(text)).split())
     if len(line) > longest:
         line = line[: longest - 1] + "…"
-    return line.translate(PUNCTUATION)
+    return ORDINAL.sub(r"\1\\\2", MARKS.sub(lambda match: ENTITIES.get(match[0], f"\\{match[0]}"), line))
 
 
 def unescaped(text: str) -> str:

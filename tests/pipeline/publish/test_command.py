@@ -60,7 +60,7 @@ def test_a_dry_run_lists_files_and_card(run: Path, capsys: pytest.CaptureFixture
     assert main([str(run), "chat", "--dry-run", "--owner", "me", "--tag", "v2"]) == 0
     shown = capsys.readouterr().out
     assert shown.startswith("me/demo-chat  private  main  tag v2  nothing is sent (--dry-run)")
-    for part in ("model.safetensors", "README.md", "  | # demo\\-chat", "  | ## How to load it"):
+    for part in ("model.safetensors", "README.md", "  | # demo-chat", "  | ## How to load it"):
         assert part in shown
 
 

@@ -1,0 +1,129 @@
+"""Who knows nothing of this project loads what was published: real models, by the card's own lines, in a fresh process, from the Hub alone."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from huggingface_hub import HfApi
+
+from pipeline.publish import publish
+from tests.hub.fixtures import TOKEN
+from tests.hub.server import Server
+from tests.pipeline.publish.runs import add_stage
+
+pytestmark = pytest.mark.slow
+
+TEMPLATE = "{% for message in messages %}<{{ message.role }}>{{ message.content }}<eos>{% endfor %}{% if add_generation_prompt %}<assistant>{% endif %}"
+IDS = list(range(5, 25))
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    (tmp_path / "runs" / "tiny").mkdir(parents=True)
+    return tmp_path / "runs" / "tiny"
+
+
+def tokenizer() -> Any:
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    words = ["<pad>", "<eos>", "<user>", "<assistant>"]
+    core = Tokenizer(models.BPE(vocab={word: number for number, word in enumerate([*words, *alphabet])}, merges=[]))
+    core.pre_tokenizer, core.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+    core.add_special_tokens(words)
+    return PreTrainedTokenizerFast(tokenizer_object=core, pad_token="<pad>", eos_token="<eos>", chat_template=TEMPLATE)
+
+
+def llama(kind: str) -> Any:
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM, LlamaForSequenceClassification
+
+    torch.manual_seed(0)
+    sizes = {"vocab_size": 260, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
+    config = LlamaConfig(**sizes, max_position_embeddings=256, pad_token_id=0, eos_token_id=1, bos_token_id=None, num_labels=1)
+    return (LlamaForSequenceClassification if kind == "reward-model" else LlamaForCausalLM)(config).eval()
+
+
+def outputs(model: Any) -> list[float]:
+    import torch
+
+    with torch.no_grad():
+        return [round(float(value), 4) for value in model(input_ids=torch.tensor([IDS])).logits.reshape(-1)[:20]]
+
+
+def add(run: Path, name: str, kind: str, makes: str, write: Callable[[Path], None], **how: Any) -> None:
+    folder = run.parent / f"saved-{name}"
+    write(folder)
+    tokenizer().save_pretrained(folder)
+    files = {file.relative_to(folder).as_posix(): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+    add_stage(run, name, kind, files, makes=makes, **how)
+
+
+def stranger(hub: Server, home: Path, program: str) -> list[str]:
+    """Lines that a fresh process prints, outside this project, that knows only where the Hub is."""
+    names = {"HF_ENDPOINT": hub.url, "HF_TOKEN": TOKEN, "HF_HOME": str(home), "HF_HUB_DISABLE_TELEMETRY": "1", "OMP_NUM_THREADS": "1"}
+    names |= {"HF_HUB_DISABLE_XET": "1", "PATH": os.environ["PATH"], "TOKENIZERS_PARALLELISM": "false"}
+    home.mkdir(exist_ok=True)
+    done = subprocess.run([sys.executable, "-c", program], cwd=home, env=names, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout.splitlines()
+
+
+def snippet(card: str) -> str:
+    found = re.search(r"## How to load it\n\n```python\n(.*?)\n```", card, flags=re.DOTALL)
+    assert found
+    return found[1]
+
+
+PROBE = """
+import json, torch
+with torch.no_grad():
+    print("OUTPUTS", json.dumps([round(float(v), 4) for v in model.eval()(input_ids=torch.tensor([{ids}])).logits.reshape(-1)[:20]]))
+"""
+
+
+def test_every_kind_of_model_gives_a_stranger_the_same_outputs(hub: Server, run: Path, tmp_path: Path) -> None:
+    from peft import LoraConfig, get_peft_model
+
+    base, judge = llama("causal-lm"), llama("reward-model")
+    add(run, "base", "pretrain", "causal-lm", base.save_pretrained)
+    add(run, "chat", "sft", "causal-lm", lambda folder: base.save_pretrained(folder, max_shard_size="50KB"), inputs={"model": "base"})
+    scores = {"reward_mean": 0.5, "reward_std": 2.0}
+    add(run, "judge", "reward", "reward-model", judge.save_pretrained, inputs={"model": "chat"}, artifact=scores)
+    expected = {"base": outputs(base), "chat": outputs(base), "judge": outputs(judge)}
+    light = get_peft_model(base, LoraConfig(r=4, target_modules=["q_proj", "v_proj"], init_lora_weights=False, task_type="CAUSAL_LM"))
+    light.peft_config["default"].base_model_name_or_path = str((run / "base" / "artifact").resolve())
+
+    def with_config(folder: Path) -> None:
+        light.save_pretrained(folder)
+        base.config.save_pretrained(folder)
+
+    add(run, "light", "sft", "causal-lm", with_config, inputs={"model": "base"})
+    expected["light"] = outputs(light.eval())
+    assert expected["light"] != expected["base"]
+
+    done = {one.stage: one for one in publish(run, api=HfApi(endpoint=hub.url, token=TOKEN))}
+    assert sum(name.startswith("model-") for name in done["chat"].files) > 1
+    adapter = json.loads(hub.content("me/tiny-light", "adapter_config.json"))
+    assert adapter["base_model_name_or_path"] == "me/tiny-base"
+    assert str(tmp_path) not in json.dumps(adapter)
+    programs = [snippet(done[name].card) + PROBE.format(ids=IDS) for name in expected]
+    lines = stranger(hub, tmp_path / "home", "\n".join(programs))
+    found = [json.loads(line.removeprefix("OUTPUTS ")) for line in lines if line.startswith("OUTPUTS ")]
+    assert found == list(expected.values())
+
+
+def test_a_tokenizer_speaks_the_same_to_a_stranger(hub: Server, run: Path, tmp_path: Path) -> None:
+    add(run, "words", "tokenizer", "tokenizer", lambda folder: folder.mkdir())
+    [done] = publish(run, api=HfApi(endpoint=hub.url, token=TOKEN))
+    chat = 'print(tokenizer.apply_chat_template([{"role": "user", "content": "Hi"}], tokenize=False))'
+    shown, rendered = stranger(hub, tmp_path / "home", f"{snippet(done.card)}\n{chat}")
+    assert eval(shown) == tokenizer().tokenize("Hello, world!")  # noqa: S307 - a list that the card's own line printed
+    assert rendered == "<user>Hi<eos>"
