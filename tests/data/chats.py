@@ -4,7 +4,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
 from data.templates import EOS, PAD, TEMPLATES
@@ -66,7 +66,10 @@ def tokenizer(name: str) -> PreTrainedTokenizerFast:
     """A small tokenizer with the template of that name."""
     special, bos, eos, cutting = SHAPES[name]
     tokens = [token for token in (eos, PAD, bos, *special) if token]
-    fast = PreTrainedTokenizerFast(tokenizer_object=_trained(cutting, tokens), eos_token=eos, pad_token=PAD, bos_token=bos)
+    trained = _trained(cutting, tokens)
+    if bos:  # as published: encoding adds BOS by itself, and so does the template
+        trained.post_processor = processors.TemplateProcessing(single=f"{bos} $A", special_tokens=[(bos, trained.token_to_id(bos))])
+    fast = PreTrainedTokenizerFast(tokenizer_object=trained, eos_token=eos, pad_token=PAD, bos_token=bos)
     if name == "qwen":
         fast.add_tokens(
             [AddedToken(token, special=False, normalized=False) for token in ("<think>", "</think>", "<tool_call>", "</tool_call>")]
