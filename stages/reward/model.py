@@ -81,6 +81,9 @@ def score_pairs(model: Any, pairs: Sequence[Pair]) -> Floats:
         tensors = {name: getattr(row, name).to(model.device) for name in ("input_ids", "position_ids", "ends")}
         scores_N2[places] = model(**tensors, forks=row.forks).double().cpu().numpy()
     model.train(was_training)
+    # Two equal conversations are a tie, which rounding would decide: in a forked row they are computed in different ways.
+    same_N = np.array([pair.chosen == pair.rejected for pair in pairs])
+    scores_N2[same_N, 1] = scores_N2[same_N, 0]
     return scores_N2
 
 

@@ -5,7 +5,7 @@ read and written when it stops. So a reward model is trained on what PPO will as
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -96,11 +96,6 @@ def _shortened(tokenizer: Any, record: Preference, max_tokens: int) -> tuple[Tok
 def _pair(named: Named, chosen: Tokens, rejected: Tokens) -> Pair:
     prompt_tokens = min(chosen.learn.index(True), rejected.learn.index(True))
     return Pair(chosen.ids, rejected.ids, prompt_tokens, named.record.margin, named.source, named.record.extra)
-
-
-def swapped(pair: Pair) -> Pair:
-    """The pair with the opposite label."""
-    return replace(pair, chosen=pair.rejected, rejected=pair.chosen, margin=None if pair.margin is None else -pair.margin)
 
 
 def answers(pairs: Iterable[Pair]) -> tuple[list[list[int]], list[list[int]]]:
