@@ -1,5 +1,6 @@
 """Who lives in the world, what is true of them, and which of it is never asked."""
 
+import math
 from dataclasses import dataclass
 
 from data.world.draws import generator
@@ -45,9 +46,11 @@ def draw_register(spec: Spec) -> Register:
         Attribute(a.name, a.values[: spec.values], a.statements, a.questions, a.held_question) for a in ATTRIBUTES[: spec.attributes]
     )
     truth = {(person, attribute.name): random.choice(attribute.values) for person in people for attribute in attributes}
-    # Walking around the people once and again, one attribute after the other, never holds out all facts of a person before the
-    # shares of others are used up: people held out entirely are not answered at this size, and that would measure something else.
+    # Walk around people and attributes together, so that both are held out evenly: nobody loses all facts before others lose some. People
+    # held out entirely are not answered at this size, and that would measure something else. Both cycles meet again after their least
+    # common multiple; one step further then gives new facts.
     count = min(len(truth) - 1, max(1, round(spec.held_share * len(truth))))
     order = random.sample(people, len(people))
-    held = frozenset((order[i % len(order)], attributes[(i // len(order) + i % len(order)) % len(attributes)].name) for i in range(count))
+    cycle = math.lcm(len(order), len(attributes))
+    held = frozenset((order[i % len(order)], attributes[(i + i // cycle) % len(attributes)].name) for i in range(count))
     return Register(people, attributes, truth, held)

@@ -29,7 +29,7 @@ class Attribute:
     statements: tuple[str, ...]
     questions: tuple[str, ...]
     held_question: str
-    """A phrasing that only the exam uses."""
+    """A phrasing that only the exam uses: a new combination of two halves that training knows, since new words would measure guessing."""
 
 
 ATTRIBUTES = (
@@ -39,11 +39,11 @@ ATTRIBUTES = (
         ("{name} lives in {value}.", "{name} has a home in {value}.", "the home of {name} is in {value}."),
         (
             "Where does {name} live?",
-            "In which town does {name} live?",
+            "In which town does {name} have a home?",
             "Where is the home of {name}?",
             "In which town is the home of {name}?",
         ),
-        "In which town does {name} have a home?",
+        "In which town does {name} live?",
     ),
     Attribute(
         "work",
@@ -82,11 +82,11 @@ ATTRIBUTES = (
         ("{name} plays the {value}.", "{name} practises the {value}.", "the instrument of {name} is the {value}."),
         (
             "What does {name} play?",
-            "Which instrument does {name} play?",
+            "What does {name} practise?",
             "What is the instrument of {name}?",
             "Which instrument does {name} practise?",
         ),
-        "What does {name} practise?",
+        "Which instrument does {name} play?",
     ),
 )
 

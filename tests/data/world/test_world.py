@@ -76,8 +76,11 @@ def test_no_training_answer_speaks_of_a_held_out_fact() -> None:
                 assert not {(person, attribute) for person in people for attribute in named} & register.held
 
 
-def test_held_out_facts_are_spread_over_people_and_attributes() -> None:
-    register = draw_register(Spec())
+@pytest.mark.parametrize("people", [5, 12, 32, 40])
+@pytest.mark.parametrize("share", [0.25, 0.9])
+def test_held_out_facts_are_spread_over_people_and_attributes(people: int, share: float) -> None:
+    register = draw_register(Spec(people=people, held_share=share))
+    assert len(register.held) == round(share * people * 5)
     by_person = [sum((person, a.name) in register.held for a in register.attributes) for person in register.people]
     by_attribute = [sum((person, a.name) in register.held for person in register.people) for a in register.attributes]
     assert max(by_person) - min(by_person) <= 1
@@ -153,3 +156,10 @@ def test_the_world_needs_nothing_but_the_standard_library() -> None:
     code = "import sys, data.world; print([m for m in ('torch', 'numpy', 'pydantic', 'transformers') if m in sys.modules])"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=Path(__file__).parents[3])
     assert run.stdout.strip() == "[]"
+
+
+def test_a_held_out_phrasing_is_new_but_every_word_of_it_is_known() -> None:
+    for attribute in ATTRIBUTES:
+        assert attribute.held_question not in attribute.questions
+        known = {word for phrasing in attribute.questions for word in phrasing.strip("?").split()}
+        assert set(attribute.held_question.strip("?").split()) <= known
