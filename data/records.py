@@ -13,7 +13,7 @@ from typing import Generic, TypeVar, cast
 from data.config import Source
 from data.errors import DataError
 from data.files import Fault, Row
-from data.formats import Chat, MisfitError, Preference, Prompt, Record, Text, detect, normalise
+from data.formats import Chat, Message, MisfitError, Preference, Prompt, Record, Text, detect, normalise
 from data.sources import HUB, rows_and_faults
 
 R = TypeVar("R", Text, Chat, Preference, Prompt)
@@ -137,12 +137,13 @@ def _weighted(records: list[S], weight: float) -> list[S]:
 
 
 def _noticed(name: str, records: Sequence[Record]) -> list[str]:
-    """Warnings about pairs and prompts that are legal and yet teach nothing or the wrong thing."""
+    """Warnings about rows that are legal and yet teach nothing or the wrong thing."""
     pairs = [record for record in records if isinstance(record, Preference)]
     if not pairs:
-        return []
+        silent = sum(isinstance(record, Chat) and any(_is_empty(message) for message in record.messages) for record in records)
+        return [f"{name}: {silent:,} of {len(records):,} chats hold an empty answer, which teaches silence"] if silent else []
     same = sum(pair.chosen == pair.rejected for pair in pairs)
-    empty = sum(not pair.chosen[-1]["content"] and not pair.chosen[-1].get("tool_calls") for pair in pairs)
+    empty = sum(_is_empty(pair.chosen[-1]) for pair in pairs)
     longer = sum(_size(pair.chosen) > _size(pair.rejected) for pair in pairs) / len(pairs)
     notes = [f"{name}: {same:,} of {len(pairs):,} pairs have identical answers and teach nothing"] if same else []
     notes += [f"{name}: {empty:,} of {len(pairs):,} chosen answers are empty"] if empty else []
@@ -151,7 +152,11 @@ def _noticed(name: str, records: Sequence[Record]) -> list[str]:
     )
 
 
-def _size(messages: Sequence[dict[str, object]]) -> int:
+def _is_empty(message: Message) -> bool:
+    return message["role"] == "assistant" and not message["content"].strip() and not message.get("tool_calls")
+
+
+def _size(messages: Sequence[Message]) -> int:
     return sum(len(str(message["content"])) for message in messages)
 
 

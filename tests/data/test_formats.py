@@ -291,7 +291,7 @@ values = st.recursive(
 )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(
     st.dictionaries(names, values, max_size=4), st.sampled_from([None, Text, Chat, Preference, Prompt]), st.sampled_from(["auto", *READERS])
 )

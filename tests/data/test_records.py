@@ -103,6 +103,13 @@ def test_pairs_that_teach_nothing_or_the_wrong_thing_are_told(tmp_path: Path) ->
     assert "longer one in 80% of pairs" in notes
 
 
+def test_empty_answers_in_chats_are_told_and_tool_calls_are_not_empty(tmp_path: Path) -> None:
+    call = {"role": "assistant", "content": None, "tool_calls": [{"function": {"name": "f", "arguments": {}}}]}
+    path = write(tmp_path / "a.jsonl", {"messages": turns("Q", " ")}, {"messages": [*turns("Q"), call]}, {"messages": turns("Q", "A")})
+    notes = read_records([Source(path="a")], [[path]], Chat).notes
+    assert notes[1:] == ["a: 1 of 3 chats hold an empty answer, which teaches silence"]
+
+
 # Splitting -----------------------------------------------------------------------------------------------------------------------------
 
 
