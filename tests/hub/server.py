@@ -155,23 +155,11 @@ class _Handler(BaseHTTPRequestHandler):
         return Answer.of({"error": "planned fault"}, fault.status or 500, **fault.headers)
 
     def _body(self, cut: int | None) -> bytes:
-        if "chunked" in self.headers.get("Transfer-Encoding", ""):
-            return self._chunked(cut)
         length = int(self.headers.get("Content-Length") or 0)
         if cut is not None and cut < length:
             self.rfile.read(cut)
             raise _CutError
         return self.rfile.read(length)
-
-    def _chunked(self, cut: int | None) -> bytes:
-        content = b""
-        while size := int(self.rfile.readline().split(b";")[0], 16):
-            content += self.rfile.read(size)
-            self.rfile.readline()
-            if cut is not None and len(content) > cut:
-                raise _CutError
-        self.rfile.readline()
-        return content
 
     def _send(self, result: Answer, cut: int | None) -> None:
         self.send_response(result.status)

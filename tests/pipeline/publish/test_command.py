@@ -2,9 +2,11 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,9 +17,7 @@ from tests.hub.server import Server
 ROOT = Path(__file__).resolve().parents[3]
 
 
-def typed(
-    run: Path, *arguments: str, hub: Server | None = None, token: str | None = TOKEN, **more: str
-) -> subprocess.CompletedProcess[str]:
+def started(run: Path, *arguments: str, hub: Server | None = None, token: str | None = TOKEN, **more: str) -> subprocess.Popen[str]:
     names = {
         "HF_HOME": str(run.parent / "home"),
         "HF_HUB_DISABLE_TELEMETRY": "1",
@@ -28,7 +28,13 @@ def typed(
     names |= {"HF_ENDPOINT": hub.url if hub else "http://127.0.0.1:9"} | ({"HF_TOKEN": token} if token else {})
     kept = {name: os.environ[name] for name in ("PATH", "LANG") if name in os.environ}
     command = [sys.executable, "-m", "pipeline", "publish", *arguments]
-    return subprocess.run(command, cwd=ROOT, env={**kept, **names}, capture_output=True, text=True, timeout=120, check=False)
+    return subprocess.Popen(command, cwd=ROOT, env={**kept, **names}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def typed(run: Path, *arguments: str, **how: Any) -> subprocess.CompletedProcess[str]:
+    child = started(run, *arguments, **how)
+    out, err = child.communicate(timeout=120)
+    return subprocess.CompletedProcess(child.args, child.returncode, out, err)
 
 
 def test_published_as_typed_and_published_again(hub: Server, run: Path) -> None:
@@ -40,6 +46,27 @@ def test_published_as_typed_and_published_again(hub: Server, run: Path) -> None:
     assert (found["sent"], found["repository"]) == ([], "me/demo-chat")
     whole = first.stdout + first.stderr + again.stdout + again.stderr + "".join(file.read_text() for file in run.glob("*.json*"))
     assert TOKEN not in whole
+
+
+def test_killed_in_the_middle_of_an_upload_and_typed_again_it_is_complete(hub: Server, run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    put, children = hub.lfs_put, []
+
+    def kill_the_publisher(request: Any, oid: str) -> Any:
+        if children:
+            children.pop().kill()
+        return put(request, oid)
+
+    monkeypatch.setattr(hub, "lfs_put", kill_the_publisher)
+    children.append(first := started(run, str(run), "chat", hub=hub))
+    first.communicate(timeout=120)
+    assert first.returncode == -signal.SIGKILL
+    assert list(hub.repository("me/demo-chat").resolve("main").files) == [".gitattributes"]
+    done = typed(run, str(run), "chat", hub=hub)
+    assert done.returncode == 0, done.stderr
+    artifact = run / "chat" / "artifact"
+    assert all(hub.content("me/demo-chat", file.name) == file.read_bytes() for file in artifact.iterdir())
+    assert len(hub.requests("PUT", "/lfs/")) == 1, "what arrived before the end is not sent again"
+    assert [file.name for file in run.glob(".publish*")] == [".publish.lock"], "the rerun cleans up after the killed one"
 
 
 def test_a_failure_is_one_sentence_and_exit_code_one(hub: Server, run: Path) -> None:
