@@ -33,6 +33,8 @@ KNOWN: dict[str, Meaning] = {
     "margin": Meaning("Reward margin", text="Reward of the chosen answer minus the rejected one's.", better="up"),
     "mask_share": Meaning("Learned share", unit="%", text="Share of the tokens that the loss is taken on."),
     "reward": Meaning("Reward", "Reward", text="Mean total reward of an answer.", better="up"),
+    "reward_std": Meaning("Reward deviation", "Reward", text="How much rewards differ; at zero there is nothing to learn from."),
+    "reward_mean": Meaning("Mean reward of held-out answers", "Reward"),
     "score": Meaning("Score", "Reward", text="Mean reward before penalties.", better="up"),
     "truth": Meaning("Truth", "Reward", text="What the reward stands for, measured directly.", better="up"),
     "advantage": Meaning("Advantage", "Reward"),

@@ -7,6 +7,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import cache
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from typing import Any
 from jinja2 import Environment, FunctionLoader, StrictUndefined
 from markupsafe import Markup
 
-from pipeline.report.catalogue import duration, grouped, meaning, pretty
+from pipeline.report.catalogue import KNOWN, duration, grouped, meaning, parse, pretty
 from pipeline.report.charts import Chart, stage_chart
 from pipeline.report.evaluation import Outcome, outcomes
 from pipeline.report.family import TALL, WIDE, Box, Sizes, Tree, draw
@@ -98,6 +99,7 @@ def page(template: str, **context: Any) -> str:
     return environment().get_template(template).render(style=style, script=script, policy=policy, made=made, **context)
 
 
+@cache
 def environment() -> Environment:
     """Everything is escaped; a name that the template misspells is an error."""
     env = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, loader=FunctionLoader(_asset))
@@ -183,7 +185,9 @@ def headline(stage: Stage) -> tuple[str, str]:
 
 def _short(name: str, value: float) -> tuple[str, str]:
     told = meaning(name)
-    return told.label.lower(), pretty(value, "%" if told.unit == "%" else "")
+    named = parse(name)
+    label = f"held-out {KNOWN[named.base].label}" if named.held_out and not named.part and named.base in KNOWN else told.label
+    return label.lower(), pretty(value, "%" if told.unit == "%" else "")
 
 
 def lineage(run: Run, name: str) -> list[str]:

@@ -124,7 +124,7 @@ def test_what_models_say_is_shown_and_never_obeyed(tmp_path: Path) -> None:
 
 def test_the_page_keeps_its_size_however_long_the_run_was(tmp_path: Path) -> None:
     run = pretend.make_run(tmp_path)
-    rows = ({"step": i, **{f"metric_{j}": Random(i * 97 + j).random() for j in range(30)}} for i in range(4_000))
+    rows = ({"step": i, **{f"metric_{j}": Random(i * 97 + j).random() for j in range(40)}} for i in range(1_000))
     (run / "base" / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     samples = [
         {"prompt": f"{i} " + "word " * 2_000, "answers": {model: {"text": "said " * 3_000} for model in "abcdef"}} for i in range(200)
@@ -170,6 +170,9 @@ def test_the_command_writes_the_page_beside_the_run_or_where_it_is_told(
     run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert report([str(run)]) == 0
+    assert Path(capsys.readouterr().out.strip()) == run / "report.html"
+    shutil.copy(run / "recipe.yaml", tmp_path / "recipe.yaml")
+    assert report([str(tmp_path / "recipe.yaml"), "--runs", str(run.parent)]) == 0  # a run is also named by its recipe
     assert Path(capsys.readouterr().out.strip()) == run / "report.html"
     assert report([str(run), "--out", str(tmp_path / "x" / "page.html"), "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
