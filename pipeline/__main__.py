@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 from pipeline import commands
 from pipeline.errors import HeldError, PipelineError, RecipeError, suggestion
+from pipeline.report.commands import compare, report
 
 WRONG_USE = 2
 """`stages.contract.WRONG_INPUT`, which is not imported here so that asking for help costs nothing."""
@@ -18,6 +19,8 @@ COMMANDS = {
     "plan": commands.plan,
     "run": commands.run,
     "status": commands.status,
+    "report": report,
+    "compare": compare,
     "publish": commands.publish,
     "clean": commands.clean,
     "doctor": commands.doctor,
