@@ -5,6 +5,7 @@ what is there already is not sent again.
 """
 
 import json
+import re
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -169,13 +170,19 @@ def _wait(error: BaseException, number: int) -> float | None:
     if response is not None:
         if response.status_code not in TRANSIENT:
             return None
-        after = str(response.headers.get("Retry-After", ""))
-        wait = float(after) if after.isdecimal() else 2.0**number
+        wait = _asked(response.headers)
+        wait = 2.0**number if wait is None else wait
         return wait if wait <= LONGEST_WAIT else None
     import httpx2
 
     passing = (OSError, httpx2.TransportError, json.JSONDecodeError)
     return 2.0**number if any(isinstance(one, passing) for one in _causes(error)) else None
+
+
+def _asked(headers: Any) -> float | None:
+    """Seconds that the server asks for: by `Retry-After`, or by its rate limit's window (`"api";r=0;t=55`)."""
+    after, limit = str(headers.get("Retry-After", "")), re.search(r"\br=0\b.*\bt=(\d+)", str(headers.get("ratelimit", "")))
+    return float(after) if after.isdecimal() else float(limit[1]) if limit else None
 
 
 def explained(error: BaseException, what: str, repository: str, *, tries: int) -> str:

@@ -46,8 +46,9 @@ def test_a_passing_failure_is_tried_again(hub: Server, run: Path, naps: list[flo
     assert len(naps) >= 2
 
 
-def test_the_server_says_how_long_to_wait(hub: Server, run: Path, naps: list[float]) -> None:
-    hub.fail("POST", "/commit/", 429, headers={"Retry-After": "17"})
+@pytest.mark.parametrize("headers", [{"Retry-After": "17"}, {"ratelimit": '"api";r=0;t=17'}])
+def test_the_server_says_how_long_to_wait(hub: Server, run: Path, naps: list[float], headers: dict[str, str]) -> None:
+    hub.fail("POST", "/commit/", 429, headers=headers)
     lines: list[str] = []
     sent(hub, run, say=lines.append)
     assert naps == [17.0]
