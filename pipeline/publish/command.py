@@ -26,6 +26,7 @@ def main(arguments: list[str]) -> int:
         licence=options.license,
         revision=options.revision,
         tag=options.tag,
+        collection=options.collection,
         dry_run=options.dry_run,
         secrets=secret_values(os.environ),
         say=lambda line: print(line, file=sys.stderr),
@@ -44,6 +45,7 @@ def _parser() -> Parser:
     parser.add_argument("--license", metavar="ID", help="licence as the Hub names it, such as apache-2.0")
     parser.add_argument("--revision", metavar="BRANCH", default="main", help="branch to publish on (default: main)")
     parser.add_argument("--tag", metavar="NAME", help="name this state; a tag never moves")
+    parser.add_argument("--collection", action="store_true", help="gather them in a collection named like the run")
     parser.add_argument("--dry-run", action="store_true", help="show repositories, files and cards; touch no network")
     return parser.json()
 

@@ -7,8 +7,9 @@ what is there already is not sent again.
 import json
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -134,6 +135,18 @@ class Remote:
         self._step("tagging", repository, lambda: self.api.create_tag(repository, tag=tag, revision=commit, exist_ok=True))
         if (found := self.tagged(repository, tag)) != commit:
             raise PublishError(f"{repository}: tag {tag} names {str(found)[:10]}, not {commit[:10]}; choose another tag")
+
+    def collect(self, title: str, namespace: str, *, private: bool, notes: Mapping[str, str]) -> str:
+        """Gather repositories, in order, in a collection that is made where it is missing; returns its address."""
+        what = f"{namespace}/{title}"
+        collection = self._step(
+            "gathering", what, lambda: self.api.create_collection(title, namespace=namespace, private=private, exists_ok=True)
+        )
+        for repository, note in notes.items():
+            if repository not in [item.item_id for item in collection.items]:
+                add = partial(self.api.add_collection_item, collection.slug, repository, "model", note=note, exists_ok=True)
+                self._step("gathering", repository, add)
+        return str(collection.url)
 
     def _step(self, doing: str, repository: str, call: Callable[[], T]) -> T:
         what = f"{doing} {repository}".strip()

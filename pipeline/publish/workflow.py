@@ -61,6 +61,7 @@ def publish(
     licence: str | None = None,
     revision: str = MAIN,
     tag: str | None = None,
+    collection: bool = False,
     dry_run: bool = False,
     secrets: Sequence[str] = (),
     say: Callable[[str], None] = lambda _: None,
@@ -69,7 +70,7 @@ def publish(
     """Publish the current results of the named stages, or of all that can be, each as a model repository `owner/RUN-STAGE`.
 
     The token comes from the Hub client's own places. `secrets` are values that must not leave this machine (`secret_values(os.environ)`).
-    `say` gets a line for each thing that happens; `api` is another client than the one that the environment names.
+    `collection` gathers them, parents first, in a collection named like the run. `say` gets a line for each thing that happens; `api` is another client than the one that the environment names.
 
     Raises:
         PublishError: what is wrong and what to do; a rerun goes on.
@@ -92,7 +93,11 @@ def publish(
         plans = [(stage, replace(one, private=private, tag=tag), staged) for stage, (one, staged) in zip(chosen, parcels, strict=True)]
         if remote is None:
             return [one for _, one, _ in plans]
-        return [_send(remote, stage, one, staged) for stage, one, staged in plans]
+        done = [_send(remote, stage, one, staged) for stage, one, staged in plans]
+        if collection:
+            notes = {one.repository: f"Stage {stage.name} ({stage.kind})" for (stage, _, _), one in zip(plans, done, strict=True)}
+            say(remote.collect(run.resolve().name, namespace, private=private, notes=notes))
+        return done
 
 
 def _allow(stages: Sequence[Finished], *, private: bool, licence: str | None) -> None:

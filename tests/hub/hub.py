@@ -9,6 +9,7 @@ from typing import Any
 from urllib.parse import quote
 
 from tests.hub.card_rules import REPO_ID, problems
+from tests.hub.collection import Collection
 from tests.hub.repository import Blob, Objects, RefusedError, Repository
 from tests.hub.xet import XetStore
 
@@ -59,6 +60,7 @@ class Hub:
     def __init__(self, xet: Path | None = None, page_size: int = 50, multipart_above: int = 1 << 40, chunk_size: int = 1 << 20) -> None:
         self.accounts: dict[str, Account] = {}
         self.repositories: dict[tuple[str, str], Repository] = {}
+        self.collections: dict[str, Collection] = {}
         self.objects = Objects()
         self.xet = XetStore(xet) if xet else None
         self.page_size, self.multipart_above, self.chunk_size = page_size, multipart_above, chunk_size
@@ -137,6 +139,30 @@ class Hub:
         name = f"{asked['organization']}/{asked['name']}" if asked.get("organization") else asked["name"]
         del self.repositories[asked.get("type", "model"), self.writable(request, asked.get("type", "model"), name).id]
         return Answer.of({})
+
+    def create_collection(self, request: Request) -> Answer:
+        asked = request.json()
+        self.may_write(request, asked["namespace"])
+        slug = f"{asked['namespace']}/{asked['title'].lower().replace(' ', '-')}-0123456789abcdef01234567"
+        if slug in self.collections:
+            return Answer.of({"error": "You already have a collection with this title", "slug": slug}, 409)
+        self.collections[slug] = Collection(slug, asked["title"], asked["namespace"], asked["private"], asked.get("description", ""))
+        return Answer.of(self.collections[slug].shown())
+
+    def collection(self, request: Request, slug: str) -> Answer:
+        account, found = self.account(request), self.collections.get(slug)
+        if found is None or (found.private and not (account and account.owns(found.owner))):
+            raise RefusedError(404, "Collection not found")
+        return Answer.of(found.shown())
+
+    def add_to_collection(self, request: Request, slug: str) -> Answer:
+        found = self.collections.get(slug)
+        if found is None:
+            raise RefusedError(404, "Collection not found")
+        self.may_write(request, found.owner)
+        self.readable(request, "model", request.json()["item"]["id"])
+        found.add(request.json())
+        return Answer.of(found.shown())
 
     # References
 

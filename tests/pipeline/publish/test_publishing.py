@@ -110,6 +110,16 @@ def test_the_run_records_what_lies_where(hub: Server, run: Path) -> None:
     assert [file.name for file in run.glob(".publish*")] == [".publish.lock"]
 
 
+def test_the_family_is_gathered_in_a_collection_once(hub: Server, run: Path) -> None:
+    sent(hub, run, "base", "chat", collection=True)
+    sent(hub, run, "policy", "chat", collection=True)
+    [found] = hub.collections.values()
+    assert (found.title, found.owner, found.private) == ("demo", "me", True)
+    assert found.items == {
+        f"me/demo-{name}": f"Stage {name} ({kind})" for name, kind in (("base", "pretrain"), ("chat", "sft"), ("policy", "ppo"))
+    }
+
+
 def test_a_card_links_ancestors_that_were_published(hub: Server, run: Path) -> None:
     sent(hub, run, "base")
     [chat] = sent(hub, run, "chat")
