@@ -1,5 +1,6 @@
 """What the standard metric names mean to a reader: label, unit, group, scale and the direction that is better."""
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -191,7 +192,8 @@ def _plain(value: float) -> str:
         return str(int(value))
     if size >= 1e5:
         return _scaled(value, 1000, ("", "k", "M", "G", "T"))
-    return f"{value:.{max(0, 3 - max(0, len(str(int(size))) - 1))}f}"
+    digits = 2 - math.floor(math.log10(size)) if size < 1 else max(0, 4 - len(str(int(size))))
+    return f"{value:.{digits}f}"
 
 
 def _scaled(value: float, base: int, units: Sequence[str]) -> str:

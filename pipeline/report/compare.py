@@ -149,7 +149,7 @@ def as_table(found: Comparison) -> Table:
     """The comparison for a terminal. Values are plain text: what looks like markup in them is shown, not obeyed."""
     table = Table(title=Text(f"{found.a} and {found.b}"), header_style="bold")
     for heading in ("", found.a, found.b, "difference"):
-        table.add_column(Text(heading), justify="left" if not heading else "right", overflow="fold")
+        table.add_column(Text(heading), justify="left" if not heading else "right", no_wrap=not heading, overflow="fold")
     for change in found.overall:
         table.add_row(*map(Text, (change.name, said(change.a), said(change.b), "")))
     for stage in found.stages:

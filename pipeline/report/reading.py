@@ -144,10 +144,13 @@ def read_run(folder: Path) -> Run:
         raise StoreError(f"{folder}: neither recipe.yaml nor a stage's folder is here; name a run directory, such as runs/demo.")
     held = lock.is_held(store.Run(folder).lock)
     stages = tuple(_stage(folder, str(name), _mapping(written.get(name)), held=held) for name in names)
-    seed = head.get("seed")
-    return Run(
-        str(head.get("name") or folder.resolve().name), folder, seed if isinstance(seed, int) else None, recipe, _overrides(folder), stages
-    )
+    overrides = _overrides(folder)
+    seed = next((_number(text[5:]) for text in reversed(overrides) if text.startswith("seed=")), head.get("seed"))
+    return Run(folder.resolve().name, folder, seed if isinstance(seed, int) else None, recipe, overrides, stages)
+
+
+def _number(text: str) -> int | None:
+    return int(text) if text.strip().isdecimal() else None
 
 
 def _text(path: Path) -> str:

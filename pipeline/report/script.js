@@ -17,7 +17,7 @@
     const size = Math.abs(value);
     if (size >= 1e5) { const power = Math.min(4, Math.floor(Math.log10(size) / 3)); return `${(value / 1000 ** power).toFixed(1)} ${["", "k", "M", "G", "T"][power]}`; }
     if (size && size < 1e-3) return value.toExponential(2);
-    return Number.isInteger(value) ? String(value) : value.toFixed(Math.max(0, 3 - Math.max(0, Math.floor(Math.log10(size)))));
+    return Number.isInteger(value) ? String(value) : value.toFixed(Math.max(0, (size < 1 ? 2 : 3) - Math.floor(Math.log10(size))));
   };
   const bytes = (value) => { let power = 0; while (value >= 1024 && power < 4) { value /= 1024; power += 1; } return `${short(value)} ${["B", "KiB", "MiB", "GiB", "TiB"][power]}`; };
   const said = (value, unit) => (unit === "%" ? `${(100 * value).toFixed(1)} %` : unit === "B" ? bytes(value) : unit ? `${short(value)} ${unit}` : short(value));

@@ -108,6 +108,12 @@ TABLE = {
         ["kl", "9.7 (9.1 to 10.3)", 0.0, "4.81 (4.5 to 5.12)", 0.636],
     ],
 }
+TABLES: dict[str, list[dict[str, Any]]] = {
+    "exam": [TABLE],
+    "world": [
+        {"title": "files", "columns": ["file", "rows"], "rows": [["stories.jsonl", 20_000], ["chats.jsonl", 3_000], ["pairs.jsonl", 4_000]]}
+    ],
+}
 STEPS = {"base": 366, "chat": 240, "judge": 180, "policy": 120}
 
 
@@ -153,7 +159,7 @@ def make_stage(run: Path, stage: str, rng: random.Random) -> Path:
             "status": "done",
             "steps": STEPS.get(stage, 0),
             "metrics": METRICS[stage],
-            "tables": [TABLE] if stage == "exam" else [],
+            "tables": TABLES.get(stage, []),
             "notes": notes,
         },
     )
@@ -185,8 +191,13 @@ def make_stage(run: Path, stage: str, rng: random.Random) -> Path:
             "fingerprint": PRINTS[stage],
             "seconds": seconds,
             "files": files,
-            "versions": {"torch": "2.13.0"},
-            "hardware": {"cpus": 2},
+            "surroundings": {
+                "machine": "x86_64",
+                "cores": 2,
+                "versions": {"torch": "2.13.0"},
+                "commit": "c744fd4361d8",
+                "hardware": {"gpus": 0},
+            },
         },
     )
     (run / stage).symlink_to(folder.name)

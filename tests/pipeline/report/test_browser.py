@@ -109,6 +109,14 @@ def test_everything_that_acts_is_reached_by_keyboard_and_has_a_name(browser: chr
     assert levels.count(1) == 1
 
 
+def test_the_script_writes_numbers_as_the_page_does(browser: chromium.Browser, page: Path) -> None:
+    browser.open(page, width=1280)
+    written = browser.ask("[...document.querySelectorAll('#stage-policy .legend b')].map(value => value.textContent)")
+    browser.ask("document.querySelector('#stage-policy svg[tabindex]').focus()")
+    browser.key("End")
+    assert browser.ask("[...document.querySelectorAll('#stage-policy .legend b')].map(value => value.textContent)") == written
+
+
 def test_the_page_prints(browser: chromium.Browser, page: Path) -> None:
     browser.open(page, width=1280)
     assert browser.pdf().startswith(b"%PDF")

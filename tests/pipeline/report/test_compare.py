@@ -76,7 +76,7 @@ def test_the_terminal_shows_markup_and_does_not_obey_it(runs: tuple[Path, Path])
     out = io.StringIO()
     Console(file=out, width=160, color_system=None).print(as_table(compare(*runs)))
     assert "[red]x.py:f[/red]" in out.getvalue()
-    assert "only in tiny-family" in out.getvalue()
+    assert "only in first" in out.getvalue()
 
 
 def test_the_page_escapes_settings_and_refers_to_nothing_outside(runs: tuple[Path, Path]) -> None:
