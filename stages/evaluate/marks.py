@@ -7,7 +7,7 @@ import numpy as np
 
 from stages.core.rewards import Rewards, Scores
 from stages.core.seeds import seed_for
-from stages.core.statistics import Estimate, Floats, best_of, best_of_kl, estimate, wins
+from stages.core.statistics import Estimate, Floats, best_of, best_of_kl, bootstrap, estimate, wins
 from stages.evaluate.exam import Exam, Paper, ended, graded, lengths
 from stages.evaluate.family import Member
 from stages.evaluate.report import BestOf, Column, Said
@@ -43,7 +43,7 @@ def column_of(member: Member, marks: Sequence[Marks], baseline: Sequence[Marks] 
     for number, marked in enumerate(marks):
         key = naming(marked.paper.exam, len(marks))
         told = _told(marked, None if baseline is None else baseline[number])
-        column.values |= {key(name): estimate(values, seed=_seed(seed, name)) for name, values in told.items()}
+        column.values |= {key(name): _estimated(name, values, seed) for name, values in told.items()}
         parts = {**marked.sampled, **{f"{name}_greedy": values for name, values in marked.greedy.items()}}
         for group in sorted({name for name in marked.paper.exam.groups if name is not None}):
             inside = np.array([name == group for name in marked.paper.exam.groups])
@@ -109,6 +109,12 @@ def said(name: str, marks: Marks, number: int) -> list[Said]:
         Said(name, manner, texts[number], {marks.truth: parts[marks.truth][number]} | ({"reward": scores.total[number]} if scores else {}))
         for manner, texts, parts, scores in both
     ]
+
+
+def _estimated(name: str, values: Floats, seed: int) -> Estimate:
+    """An interval for a share, or the bootstrap's for what only happens to be 0 or 1."""
+    shares = not name.startswith(("reward", "kl", "length"))
+    return (estimate if shares else bootstrap)(values, seed=_seed(seed, name))
 
 
 def _seed(seed: int, name: str) -> int:

@@ -1,0 +1,203 @@
+"""The whole stage on small models: what must hold whatever the models are."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from data.errors import DataError
+from stages.contract import Artifact
+from stages.core.artifacts import save_artifact
+from stages.core.logprobs import completion_logprobs
+from stages.core.models import load_causal_lm, load_reward_model, load_tokenizer
+from stages.evaluate.config import Evaluate
+from stages.evaluate.exam import graded, read_exams, sit
+from stages.evaluate.family import log_ratios, members, perplexity
+from stages.evaluate.run import run
+from tests.stages.tiny import CPU, causal_lm, job_of, saved, tokenizer_of
+
+WORDS = ["which", "one", "now", "then", "wa", "wb", "wc", "wd"]
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """Two models, a twin of the second, a reward model, prompts in two groups, and text."""
+    folder = tmp_path_factory.mktemp("family")
+    tokenizer = tokenizer_of(WORDS)
+    for name, seed in (("base", 1), ("chat", 2), ("twin", 2)):
+        saved(causal_lm(tokenizer, seed=seed), tokenizer, folder / name)
+    judge = load_reward_model(folder / "base", CPU)
+    torch.nn.init.normal_(judge.score.weight, generator=torch.Generator().manual_seed(0))
+    save_artifact(judge, tokenizer, folder / "judge", kind="reward-model", reward_mean=0.5, reward_std=2.0)
+    rows = [
+        {"prompt": f"{WORDS[n % 4]} {WORDS[n % 3]}", "reference": WORDS[4 + n % 4], "group": "even" if n % 2 == 0 else "odd"}
+        for n in range(12)
+    ]
+    (folder / "prompts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (folder / "text.jsonl").write_text("".join(json.dumps({"text": f"{a} {b} now", "nats": 2.0}) + "\n" for a in WORDS for b in WORDS))
+    return folder
+
+
+def asked(made, folder, models=("base", "chat", "twin"), **config):
+    settings = {
+        "models": list(models),
+        "text": [{"path": "text.jsonl"}],
+        "tasks": [{"name": "exam", "prompts": [{"path": "prompts.jsonl"}], "rule": "regex:{reference}"}],
+        "rewards": [{"model": "judge"}],
+        "sampling": {"max_new_tokens": 8, "temperature": 0.8},
+        "samples": 2,
+    } | config
+    inputs = {f"models.{n}": ("causal-lm", made / name) for n, name in enumerate(models)} | {
+        "rewards.0.model": ("reward-model", made / "judge")
+    }
+    if "baseline" in config:
+        inputs["baseline"] = ("causal-lm", made / config["baseline"])
+    files = {"text.0": [made / "text.jsonl"]}
+    files |= {f"tasks.{n}.prompts.0": [made / "prompts.jsonl"] for n in range(len(settings["tasks"]))}
+    job = job_of(folder, "evaluate", settings, inputs=inputs, files=files)
+    return job, Evaluate.model_validate(job.config)
+
+
+@pytest.fixture(scope="module")
+def report(made, tmp_path_factory):
+    job, config = asked(made, tmp_path_factory.mktemp("exam"))
+    return job, run(job, config, job.hardware)
+
+
+def test_a_model_against_its_twin_wins_half_at_no_distance_and_says_the_same(report):
+    _, result = report
+    metrics = result.metrics
+    assert metrics["twin.win_rate"] == 0.5
+    assert abs(metrics["twin.kl"]) < 1e-5
+    for name in ("regex", "regex_greedy", "reward", "length", "eos_rate", "perplexity"):
+        assert metrics[f"twin.{name}"] == metrics[f"chat.{name}"]
+    assert metrics["base.kl"] > 0.1
+
+
+def test_every_model_is_measured_by_every_quantity_and_by_group(report):
+    _, result = report
+    for name in ("base", "chat", "twin"):
+        for quantity in (
+            "perplexity",
+            "bits_per_byte",
+            "perplexity_floor",
+            "regex",
+            "regex_greedy",
+            "regex_even",
+            "regex_greedy_odd",
+            "reward",
+        ):
+            assert math.isfinite(result.metrics[f"{name}.{quantity}"])
+    assert result.metrics["best_of_4.reward"] >= result.metrics["chat.reward"]
+    family, groups = result.tables
+    assert family.columns == ["", "base", "chat", "twin", "best of 4 of chat"]
+    assert [row[0] for row in groups.rows] == ["regex even", "regex odd", "regex, greedy even", "regex, greedy odd"] or len(
+        groups.rows
+    ) == 4
+
+
+def test_the_report_holds_tables_samples_and_pictures(report):
+    job, result = report
+    assert Artifact.model_validate_json((job.artifact / "artifact.json").read_text()).kind == "report"
+    assert json.loads((job.artifact / "table.json").read_text())["metrics"] == result.metrics
+    assert "| perplexity |" in (job.artifact / "table.md").read_text()
+    samples = (job.artifact / "samples.md").read_text()
+    assert samples.count("\n## ") == 2
+    assert samples.count("| twin | greedy |") == 2
+    for name in ("truth_reward.svg", "frontier.svg"):
+        assert (job.artifact / name).read_text().startswith("<svg")
+
+
+def test_the_same_job_gives_the_same_report_however_answers_are_batched(made, report, tmp_path):
+    job, config = asked(made, tmp_path)
+    again = run(job, config, job.hardware.model_copy(update={"micro_batch": 3}))
+    for name, value in report[1].metrics.items():
+        assert again.metrics[name] == pytest.approx(value, abs=1e-4), name
+
+
+def test_perplexity_is_that_of_plain_transformers_on_each_text_alone(made):
+    model, tokenizer = load_causal_lm(made / "chat", CPU), load_tokenizer(made / "chat")
+    from data.formats import Text
+
+    texts = ["which one now", "then wa", "wb"]
+    told = perplexity(model, tokenizer, [Text(text) for text in texts], CPU)
+    nats, tokens = 0.0, 0
+    model.requires_grad_(False)
+    for text in texts:
+        ids = torch.tensor([[tokenizer.eos_token_id, *tokenizer(text)["input_ids"], tokenizer.eos_token_id]])
+        nats += float(torch.nn.functional.cross_entropy(model(input_ids=ids).logits[0, :-1], ids[0, 1:], reduction="sum"))
+        tokens += ids.size(1) - 1
+    assert told["perplexity"] == pytest.approx(math.exp(nats / tokens), rel=1e-5)
+    assert told["bits_per_byte"] == pytest.approx(nats / math.log(2) / sum(map(len, texts)), rel=1e-5)
+    assert "perplexity_floor" not in told
+
+
+def paper_of(made, tmp_path, samples=3):
+    from stages.core.generation import Transformers
+
+    job, config = asked(made, tmp_path)
+    (exam,), _ = read_exams(job, config)
+    model, tokenizer = load_causal_lm(made / "base", CPU), load_tokenizer(made / "base")
+    return sit(exam, Transformers(model), tokenizer, config.sampling, samples, 96), model
+
+
+def test_the_distance_is_the_log_ratio_of_the_models_own_answers(made, tmp_path):
+    paper, model = paper_of(made, tmp_path)
+    chat = load_causal_lm(made / "chat", CPU)
+    answers = [answer.ids for answer in paper.sampled[0]]
+    ours, theirs = (completion_logprobs(each, paper.prompt_ids, answers, 0.8)[0].sum(dim=1).numpy() for each in (model, chat))
+    np.testing.assert_allclose(log_ratios(chat, paper, 0.8), ours - theirs, atol=1e-4)
+    np.testing.assert_allclose(log_ratios(model, paper, 0.8), np.zeros(len(answers)), atol=1e-4)
+
+
+def test_samples_of_one_prompt_differ_and_their_seeds_do_not_depend_on_their_number(made, tmp_path):
+    three, _ = paper_of(made, tmp_path, samples=3)
+    one, _ = paper_of(made, tmp_path, samples=1)
+    assert three.sampled[0] == one.sampled[0]
+    assert three.texts["sampled"][0] != three.texts["sampled"][1]
+
+
+def test_the_first_prompts_are_not_taken_for_all_of_them(made, tmp_path):
+    job, config = asked(made, tmp_path, limit=10)
+    (exam,), notes = read_exams(job, config)
+    assert len(exam.prompts) == 10
+    assert set(exam.groups) == {"even", "odd"}
+    assert "exam: 10 of 12 prompts" in notes[-1]
+    assert exam.prompts == read_exams(job, config)[0][0].prompts
+
+
+def test_a_rule_with_several_parts_gives_a_quantity_each(made, tmp_path):
+    rule = tmp_path / "mine.py"
+    rule.write_text("def both(prompt, completion, finished, reference):\n    return {'ended': float(finished), 'good': 0.25}\n")
+    paper, _ = paper_of(made, tmp_path)
+    name, parts = graded(f"{rule}:both", paper.sampled_answers())
+    assert name == "good"
+    assert list(parts) == ["ended", "good"]
+    assert set(parts["good"]) == {0.25}
+
+
+def test_several_tasks_are_told_apart_by_name_and_text_alone_needs_no_task(made, tmp_path):
+    tasks = [{"name": name, "prompts": [{"path": "prompts.jsonl"}], "rule": rule} for name, rule in (("a", "json"), ("b", "exact"))]
+    job, config = asked(made, tmp_path / "two", models=("base", "chat"), tasks=tasks, rewards=[], text=[])
+    metrics = run(job, config, job.hardware).metrics
+    assert {"chat.a.json", "chat.b.exact_greedy", "chat.a.kl", "base.b.exact_even", "base.a.eos_rate"} <= set(metrics)
+    job, config = asked(made, tmp_path / "none", models=("chat",), tasks=[], rewards=[])
+    result = run(job, config, job.hardware)
+    assert set(result.metrics) == {"chat.perplexity", "chat.bits_per_byte", "chat.perplexity_floor"}
+
+
+def test_the_baseline_is_the_model_before_the_last_or_the_one_that_is_named(made, tmp_path):
+    assert members(*asked(made, tmp_path))[1].name == "chat"
+    assert members(*asked(made, tmp_path, models=("chat",)))[1].name == "chat"
+    family, baseline = members(*asked(made, tmp_path, baseline="base"))
+    assert (baseline.name, [member.name for member in family]) == ("base", ["base", "chat", "twin"])
+    family, baseline = members(*asked(made, tmp_path, models=("chat", "twin"), baseline="base"))
+    assert (baseline.name, [member.name for member in family]) == ("base", ["base", "chat", "twin"])
+
+
+def test_a_prompt_that_does_not_fit_is_named_before_any_answer(made, tmp_path):
+    job, config = asked(made, tmp_path, sampling={"max_new_tokens": 95})
+    with pytest.raises(DataError, match=r"exam: prompt \d+ has \d+ tokens and answers may have 95, but the model's context holds 96"):
+        run(job, config, job.hardware)
