@@ -1,7 +1,6 @@
 """Rows of many shapes become one of four records. Pure: dictionaries in, records out; imports nothing of ours.
 
-A row is read by its format (`READERS`) and then turned into the record that a stage wants, where that loses nothing that the stage
-needs. What does not fit raises `MisfitError`, whose words name what was found and what is wanted.
+A row is read by its format (`READERS`), then turned into the record that a stage wants where nothing is lost; else it is a `MisfitError`.
 """
 
 import difflib
@@ -117,12 +116,12 @@ def detect(value: Mapping[str, Any] | str) -> tuple[str, str]:
     """Format of a row, and why. Raises MisfitError if no format fits."""
     if isinstance(value, str):
         return "text", "plain text"
-    turns = get(value, "messages")
+    said = get(value, "messages")
     rules = [
         ("preference", _has(value, "chosen", "rejected"), "columns 'chosen' and 'rejected'"),
         ("ranked", _has(value, "prompt", "responses") and isinstance(get(value, "responses"), list), "a prompt and a list of responses"),
-        ("sharegpt", _speaks(turns, "from"), "turns with 'from' and 'value'"),
-        ("messages", _speaks(turns, "role"), "turns with 'role' and 'content'"),
+        ("sharegpt", _speaks(said, "from"), "turns with 'from' and 'value'"),
+        ("messages", _speaks(said, "role"), "turns with 'role' and 'content'"),
         ("alpaca", _has(value, "instruction", "output"), "columns 'instruction' and 'output'"),
         ("question-answer", _has(value, "question", "answer"), "columns 'question' and 'answer'"),
         ("prompt-completion", _has(value, "prompt", "completion"), "a prompt and its completion"),
@@ -150,7 +149,7 @@ def normalise(value: Mapping[str, Any] | str, format: str, columns: Mapping[str,
     """
     row = _mapped(value, columns)
     records = READERS[detect(row)[0] if format == "auto" else format](row)
-    return [record if want is None else _as(record, want) for record in records]
+    return records if want is None else [_as(record, want) for record in records]
 
 
 def _mapped(value: Mapping[str, Any] | str, columns: Mapping[str, str]) -> dict[str, Any]:
@@ -224,8 +223,7 @@ def _ranked(row: dict[str, Any]) -> list[Record]:
 
 def _preference(row: dict[str, Any]) -> list[Record]:
     chosen, rejected = _answered(need(row, "chosen")), _answered(need(row, "rejected"))
-    given = get(row, "messages") or get(row, "prompt")
-    prompt = _system(row) + (_asked(given) if given is not None else [])
+    prompt = _system(row) + (_asked(given) if (given := get(row, "messages") or get(row, "prompt")) else [])
     shared = _shared(chosen, rejected) if chosen[0]["role"] != "assistant" else 0
     if shared and prompt and chosen[:shared][-len(prompt) :] != prompt[-shared:]:
         raise MisfitError("prompt and answers disagree", _short(chosen[0]["content"]), "answers that repeat the prompt or leave it out")
@@ -335,7 +333,10 @@ def _asked(value: Any) -> list[Message]:
     if not isinstance(value, str):
         return turns(value)
     messages = transcript(value) if _TURN.match(value) else [_said("user", value)]
-    return messages[:-1] if messages[-1] == _said("assistant", "") else messages
+    messages = messages[:-1] if messages[-1] == _said("assistant", "") else messages
+    if not messages:
+        raise MisfitError("an empty prompt", _short(value), "at least one turn before the answer")
+    return messages
 
 
 def _answered(value: Any) -> list[Message]:

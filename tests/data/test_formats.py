@@ -242,6 +242,7 @@ WRONG: dict[str, tuple[Any, str, dict[str, str], type[Record], str]] = {
         "prompt and answers disagree",
     ),
     "a prompt that is answered": ({"prompt": turns("Q", "A")}, "prompt", {}, Prompt, "a prompt that is answered: found 'A'"),
+    "an empty prompt": ({"prompt": "\n\nAssistant:"}, "prompt", {}, Prompt, "an empty prompt: found 'Assistant:'"),
     "a margin that is no number": (
         {"prompt": "Q", "chosen": "A", "rejected": "B", "margin": "high"},
         "auto",
