@@ -1,0 +1,224 @@
+"""An update does not depend on how it is cut or on who computes it, and moves only the player it is for."""
+
+import socket
+
+import numpy as np
+import pytest
+import torch
+import torch.multiprocessing as mp
+
+from stages.core.generation import Completion, Transformers
+from stages.core.logprobs import TokenLogprobs, TokenValues
+from stages.core.rewards import Scores
+from stages.ppo.config import PPO
+from stages.ppo.experience import collect
+from stages.ppo.players import AdapterOff, Player, Players, adapter_off, frozen_copy, without_dropout
+from stages.ppo.ranks import Ranks, join
+from stages.ppo.rollout import Rollout, question_of
+from stages.ppo.update import Update
+from tests.stages.core.test_logprobs import END, model_of, prompts_of
+from tests.stages.ppo.tabular import settings
+
+ROWS, LIMIT, ALONE = 16, 8, Ranks()
+
+
+def config_of(**changes) -> PPO:
+    base = {"batch": ROWS, "minibatches": 2, "critic_warmup": 0, "steps": 4, "value_clip": 0.2, "missing_eos_penalty": 1.0}
+    return settings(**(base | {"sampling": {"max_new_tokens": LIMIT}} | changes))
+
+
+def players_of(config: PPO, ranks: Ranks = ALONE, *, adapter: bool = False, checkpointing: bool = False, dropout: float = 0.0) -> Players:
+    """Small players that learn by plain SGD, so that parameters show gradients."""
+    model = model_of("lora" if adapter else "llama", dropout=dropout)
+    policy = TokenLogprobs(without_dropout(model), config.sampling.temperature)
+    reference = AdapterOff(policy) if adapter else frozen_copy(TokenLogprobs(model_of(seed=3)))
+    backbone = without_dropout(model_of(seed=4)).get_decoder()
+    critic = TokenValues(backbone, 32)
+    torch.nn.init.normal_(critic.head.weight, generator=torch.Generator().manual_seed(0))
+    for module, inner in ((policy, model), (critic, backbone)):
+        module.train(checkpointing or dropout > 0)
+        if checkpointing:
+            inner.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    updates = config.steps * config.epochs * config.minibatches
+    made = Players(
+        Player("policy", policy, config.policy_optimizer, updates, ranks),
+        Player("critic", critic, config.critic_optimizer, updates, ranks),
+        reference,
+    )
+    for player in (made.policy, made.critic):
+        trained = [p for group in player.optimizer.param_groups for p in group["params"]]
+        player.optimizer = torch.optim.SGD(trained, lr=0.05)
+    return made
+
+
+def rollout_of(config: PPO, ranks: Ranks = ALONE) -> Rollout:
+    """Answers with one-token, ragged and cut ones among them, and scores that depend on the answer alone."""
+    samples = list(range(ranks.rank, ROWS, ranks.size))
+    prompts = prompts_of(ROWS)
+    answers = Transformers(model_of()).generate(
+        [prompts[i] for i in samples], seeds=samples, temperature=1.0, max_new_tokens=LIMIT, end_ids=set(range(1, 14))
+    )
+    score = np.array([float(sum(a.ids) % 7) / 3 - 1 for a in answers])
+    return Rollout(samples, [prompts[i] for i in samples], answers, ["" for _ in answers], Scores(score, {}))
+
+
+def one_update(config: PPO, ranks: Ranks = ALONE, micro_batch: int | None = None, step: int = 0, **options) -> tuple[Players, dict]:
+    players = players_of(config, ranks, **options)
+    experience = collect(rollout_of(config, ranks), players, config, 0.1, ranks, micro_batch)
+    moved = Update(players, experience, config, ranks, micro_batch).run(0, step)
+    return players, moved.means
+
+
+def weights(player: Player) -> dict[str, torch.Tensor]:
+    return {name: parameter.detach().clone() for name, parameter in player.module.named_parameters() if parameter.requires_grad}
+
+
+def assert_same(one: Players, other: Players, tolerance: float = 1e-6) -> None:
+    for mine, theirs in ((one.policy, other.policy), (one.critic, other.critic)):
+        for (name, a), b in zip(weights(mine).items(), weights(theirs).values(), strict=True):
+            torch.testing.assert_close(a, b, atol=tolerance, rtol=0, msg=lambda m, name=name: f"{name}: {m}")
+
+
+@pytest.mark.parametrize("aggregation", ["token", "sequence"])
+def test_micro_batches_do_not_change_an_update(aggregation):
+    config = config_of(aggregation=aggregation, entropy=0.01, kl={"coefficient": 0.1, "loss": 0.05})
+    whole, means = one_update(config)
+    for micro_batch in (8, 4, 2, 1):
+        cut, cut_means = one_update(config, micro_batch=micro_batch)
+        assert_same(whole, cut)
+        assert cut_means == pytest.approx(means, abs=1e-4)
+
+
+@pytest.mark.parametrize("adapter", [False, True])
+def test_gradient_checkpointing_does_not_change_an_update(adapter):
+    """With an adapter too: the reference, which switches it off, is asked before and never between forward and backward."""
+    config = config_of()
+    assert_same(one_update(config, adapter=adapter)[0], one_update(config, adapter=adapter, checkpointing=True)[0])
+
+
+def test_a_step_in_the_critics_warm_up_leaves_the_policy_bit_equal():
+    config = config_of(critic_warmup=2)
+    untouched = players_of(config)
+    moved, means = one_update(config, step=1)
+    for name, parameter in weights(untouched.policy).items():
+        assert torch.equal(parameter, weights(moved.policy)[name])
+    assert any(not torch.equal(a, b) for a, b in zip(weights(untouched.critic).values(), weights(moved.critic).values(), strict=True))
+    assert "policy_loss" not in means
+
+
+def test_the_scale_of_the_values_changes_nothing_in_the_policys_step():
+    """Each player has its own clip: a huge value gradient must not shrink the policy's step."""
+    results = []
+    for clip in (1.0, 1e-6):
+        config = config_of(critic_optimizer={"learning_rate": 0.1, "clip": clip})
+        results.append(weights(one_update(config)[0].policy))
+    for name, parameter in results[0].items():
+        assert torch.equal(parameter, results[1][name])
+
+
+def test_dropout_in_the_models_config_is_off_so_the_first_ratio_is_one():
+    config = config_of(minibatches=1)
+    players = players_of(config, dropout=0.5)
+    experience = collect(rollout_of(config), players, config, 0.1, Ranks())
+    moved = Update(players, experience, config, Ranks()).run(0, 0)
+    assert players.policy.module.training
+    assert moved.first_ratio_error <= 1e-5
+
+
+def test_stop_kl_ends_the_update_and_the_schedule_goes_on():
+    config = config_of(epochs=3, minibatches=4, stop_kl=1e-7)
+    players = players_of(config)
+    experience = collect(rollout_of(config), players, config, 0.1, Ranks())
+    moved = Update(players, experience, config, Ranks()).run(0, 0)
+    assert moved.stopped
+    assert players.policy.taken == players.critic.taken == 12
+    assert all(p.grad is None for p in players.policy.module.parameters())
+    free = Update(players_of(config), experience, config_of(epochs=3, minibatches=4), Ranks()).run(0, 0)
+    assert not free.stopped
+
+
+def test_every_answer_is_in_one_minibatch_of_each_epoch():
+    config = config_of(minibatches=4)
+    experience = collect(rollout_of(config), players_of(config), config, 0.1, Ranks())
+    update = Update(players_of(config), experience, config, Ranks())
+    first, second = update.minibatches(1), update.minibatches(2)
+    assert sorted(i for rows in first for i in rows) == list(range(ROWS))
+    assert [len(rows) for rows in first] == [4] * 4
+    assert first != second
+
+
+def test_metrics_see_no_padding():
+    """A longer answer in the batch adds pad columns to all others; their own numbers stay."""
+    config = config_of()
+    players, rollout = players_of(config), rollout_of(config)
+    short = [i for i, completion in enumerate(rollout.completions) if len(completion.ids) <= 3]
+    part = Rollout(
+        short,
+        *([column[i] for i in short] for column in (rollout.prompt_ids, rollout.completions, rollout.texts)),
+        Scores(rollout.scores.total[short], {}),
+    )  # type: ignore[arg-type]
+    whole, alone = (collect(each, players, config, 0.1, Ranks()) for each in (rollout, part))
+    torch.testing.assert_close(whole.k1_B[short], alone.k1_B, atol=1e-5, rtol=0)
+    torch.testing.assert_close(whole.k3_B[short], alone.k3_B, atol=1e-5, rtol=0)
+    assert (whole.entropy_BT[~whole.mask_BT] == 0).all()
+
+
+def test_an_unfinished_answer_pays_even_if_its_prompt_holds_an_end_token():
+    config = config_of(missing_eos_penalty=2.5)
+    completions = [Completion([20, 21], False, [0.0, 0.0]), Completion([20, END], True, [0.0, 0.0])]
+    rollout = Rollout([0, 1], [[3, END, 4], [3, END, 4]], completions, ["", ""], Scores(np.zeros(2), {}))
+    assert collect(rollout, players_of(config), config, 0.0, Ranks()).score_B.tolist() == [-2.5, 0.0]
+
+
+def test_switching_an_adapter_off_restores_every_flag_and_its_reference_is_the_bare_model():
+    model = model_of("lora")
+    flags = [bool(i % 3) for i, _ in enumerate(model.parameters())]
+    for parameter, flag in zip(model.parameters(), flags, strict=True):
+        parameter.requires_grad_(flag)
+    with adapter_off(model), torch.no_grad():
+        off = model(input_ids=torch.tensor([[3, 4, 5]])).logits
+    assert [p.requires_grad for p in model.parameters()] == flags
+    bare = model_of()
+    with torch.no_grad():
+        assert torch.equal(off, bare(input_ids=torch.tensor([[3, 4, 5]])).logits)
+
+
+def test_prompts_come_in_whole_permutations_that_differ():
+    order = [question_of(5, 7, position) for position in range(21)]
+    epochs = [order[i : i + 7] for i in (0, 7, 14)]
+    assert all(sorted(epoch) == list(range(7)) for epoch in epochs)
+    assert epochs[0] != epochs[1] != epochs[2]
+
+
+def test_a_gradient_that_is_not_finite_stops_the_stage():
+    from stages.contract import StageError
+
+    players = players_of(config_of())
+    next(players.policy.module.parameters()).grad = torch.full_like(next(players.policy.module.parameters()), float("nan"))
+    with pytest.raises(StageError, match="policy's gradient is not finite"):
+        players.policy.step()
+
+
+def _rank_update(rank: int, port: int, folder: str) -> None:
+    torch.set_num_threads(1)
+    torch.distributed.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
+    players, means = one_update(config_of(), join())
+    torch.save((weights(players.policy), weights(players.critic), means), f"{folder}/{rank}.pt")
+    torch.distributed.destroy_process_group()
+
+
+@pytest.mark.slow
+@pytest.mark.distributed
+def test_two_processes_make_the_update_of_one(tmp_path):
+    """Whitening, loss counts and gradients are global; both processes end with the same parameters."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    mp.spawn(_rank_update, (port, str(tmp_path)), nprocs=2)
+    players, means = one_update(config_of())
+    first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in range(2))
+    for alone, mine, theirs in zip((weights(players.policy), weights(players.critic)), first, second, strict=False):
+        for name, parameter in alone.items():
+            assert torch.equal(mine[name], theirs[name])
+            torch.testing.assert_close(mine[name], parameter, atol=1e-6, rtol=0)
+    assert first[2] == pytest.approx(means, abs=1e-4)
