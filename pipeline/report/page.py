@@ -132,7 +132,7 @@ def tick(value: float, unit: str) -> str:
     """An axis label: as short as the value allows."""
     if unit == "%":
         return f"{100 * value:.6g}%"
-    return f"{value:.4g}" if abs(value) < 1e4 else pretty(value)
+    return f"{value:.4g}".replace("e-0", "e-") if abs(value) < 1e4 else pretty(value)
 
 
 def settings(value: dict[str, Any]) -> str:
@@ -196,7 +196,7 @@ def lineage(run: Run, name: str) -> list[str]:
     while True:
         models = [parent for parent, kind in parents.get(line[0], {}).items() if kind == "model"]
         others = [parent for parent, kind in parents.get(line[0], {}).items() if kind == "part"]
-        above = (models or others)[:1]
+        above = (models or others)[-1:]  # of a family, the youngest
         if not above or above[0] in line:
             return line
         line = [*above, *line]

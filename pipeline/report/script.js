@@ -21,7 +21,7 @@
   };
   const bytes = (value) => { let power = 0; while (value >= 1024 && power < 4) { value /= 1024; power += 1; } return `${short(value)} ${["B", "KiB", "MiB", "GiB", "TiB"][power]}`; };
   const said = (value, unit) => (unit === "%" ? `${(100 * value).toFixed(1)} %` : unit === "B" ? bytes(value) : unit ? `${short(value)} ${unit}` : short(value));
-  const tick = (value, unit) => (unit === "%" ? `${+(100 * value).toPrecision(6)}%` : Math.abs(value) < 1e4 ? String(+value.toPrecision(4)) : short(value));
+  const tick = (value, unit) => (unit === "%" ? `${+(100 * value).toPrecision(6)}%` : value && Math.abs(value) < 1e-4 ? (+value.toPrecision(4)).toExponential() : Math.abs(value) < 1e4 ? String(+value.toPrecision(4)) : short(value));
 
   const linearTicks = (low, high, count) => {
     const rough = (high - low) / count, power = 10 ** Math.floor(Math.log10(rough));
