@@ -68,6 +68,10 @@ def read_yaml(text: str, name: str) -> Document:
     if directive:
         line = text.count("\n", 0, directive.start()) + 1
         raise RecipeError([Problem(f"{name}:{line}", "", "directives are not used in recipes, which are YAML 1.2; remove the line")])
+    if deep := re.search(rf"(?:[\[{{]\s*){{{MAX_DEPTH + 1}}}", text):
+        # The scanner's work grows with the square of the open brackets, so this is seen before it starts.
+        line = text.count("\n", 0, deep.start()) + 1
+        raise RecipeError([Problem(f"{name}:{line}", "", f"nested too deeply; at most {MAX_DEPTH} levels are read")])
     builder = _Builder(name)
     node = _compose(text, name)
     if node is None:

@@ -71,23 +71,34 @@ def graph(*, at_start: bool = False) -> dict[str, set[str]]:
     return {name: ours(imported(file, at_start=at_start), known) - {name} for name, file in known.items()}
 
 
-def reached(start: str, edges: dict[str, set[str]]) -> set[str]:
-    """All modules of ours that are loaded with one, packages above it included."""
+def reached(start: str, edges: dict[str, set[str]], *, packages: bool = True) -> set[str]:
+    """All modules of ours that are loaded with one; `packages` takes in those above it."""
     seen: set[str] = set()
     waiting = [start]
     while waiting:
         name = waiting.pop()
         if name not in seen:
             seen.add(name)
-            waiting += [*edges.get(name, ()), *([name.rpartition(".")[0]] if "." in name else [])]
+            waiting += [*edges.get(name, ()), *([name.rpartition(".")[0]] if packages and "." in name else [])]
     return seen
 
 
+LAUNCHER = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "ACCELERATE_")
+"""What torchrun and accelerate write for each process: its place among the others, not a setting."""
+
+
 def environment_reads(file: Path) -> list[int]:
-    """Lines that touch the process's environment."""
+    """Lines that touch the process's environment, but for the variables of the launcher."""
     tree = ast.parse(file.read_text(encoding="utf-8"))
     names = ("environ", "getenv", "putenv", "environb")
-    found = [node.lineno for node in ast.walk(tree) if isinstance(node, ast.Attribute) and node.attr in names]
+    launcher = {id(node) for call in ast.walk(tree) for node in ast.walk(call) if _asks_launcher(call)}
+    found = [node.lineno for node in ast.walk(tree) if isinstance(node, ast.Attribute) and node.attr in names and id(node) not in launcher]
     return found + [
         node.lineno for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and any(alias.name in names for alias in node.names)
     ]
+
+
+def _asks_launcher(node: ast.AST) -> bool:
+    """Whether this is `os.environ.get("RANK", ...)` or `os.environ["RANK"]`."""
+    key = node.args[0] if isinstance(node, ast.Call) and node.args else node.slice if isinstance(node, ast.Subscript) else None
+    return isinstance(key, ast.Constant) and str(key.value).startswith(LAUNCHER) and "environ" in ast.unparse(node)

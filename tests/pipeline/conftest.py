@@ -7,15 +7,18 @@ from typing import Any
 
 import pytest
 
+from pipeline import execute
 from pipeline.__main__ import main
 from pipeline.identity import identities
 from pipeline.plan import Plan, Selection, make_plan
 from pipeline.recipe import Recipe, load
 from pipeline.store import Run, StageFolder
 from stages.registry import STAGES
+from tests.pipeline.forked import fork
 from tests.pipeline.toy import KINDS
 
 WORKER = [str(Path(__file__).with_name("toy_worker.py"))]
+SPAWN = execute.spawn
 CHAIN = """\
 name: chain
 seed: 5
@@ -38,6 +41,11 @@ class Workshop:
     """A folder with `chain.yaml` and its data, in which commands run."""
 
     root: Path
+    monkeypatch: pytest.MonkeyPatch
+
+    def real_processes(self) -> None:
+        """From here on stages start as they do for users; else they are forked from this process, which costs a hundredth of it."""
+        self.monkeypatch.setattr(execute, "spawn", SPAWN)
 
     @property
     def file(self) -> Path:
@@ -91,7 +99,8 @@ def toys(monkeypatch: pytest.MonkeyPatch) -> None:
 def workshop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workshop:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "chats.jsonl").write_text('{"text": "hello"}\n{"text": "good day"}\n')
-    made = Workshop(tmp_path)
+    monkeypatch.setattr(execute, "spawn", fork)
+    made = Workshop(tmp_path, monkeypatch)
     made.write(CHAIN)
     return made
 

@@ -50,6 +50,7 @@ def test_several_processes_on_a_cpu_start_through_torchrun():
     assert argv[5:] == ["-m", "stages", str(JOB)]
 
 
+@pytest.mark.slow
 def test_our_accelerate_file_is_one_that_accelerate_reads(tmp_path: Path):
     import json
 

@@ -11,6 +11,7 @@ from tests.pipeline.conftest import Workshop
 
 
 def test_a_run_leaves_for_every_stage_an_artifact_a_manifest_and_a_link(workshop: Workshop, capsys: pytest.CaptureFixture[str]):
+    workshop.real_processes()
     assert workshop.carry_out() == DONE
     for stage in ("rows", "base", "chat", "exam"):
         link = workshop.run.path / stage
@@ -103,6 +104,7 @@ def test_every_way_to_fail_is_told_and_leaves_no_manifest(
 
 
 def test_no_process_of_a_stage_outlives_it(workshop: Workshop):
+    workshop.real_processes()
     assert workshop.carry_out("stages.base.behaviour=leave-children") == FAILED
     pid = (workshop.folder("base").path / "grandchild").read_text()
     status = Path(f"/proc/{pid}/stat")
@@ -216,6 +218,7 @@ def test_the_recipe_its_overrides_and_its_history_are_kept(workshop: Workshop):
 
 
 def test_no_secret_of_the_environment_is_written(workshop: Workshop, monkeypatch: pytest.MonkeyPatch):
+    workshop.real_processes()
     monkeypatch.setenv("HF_TOKEN", "hf_canary0123456789")
     workshop.carry_out()
     written = b"".join(file.read_bytes() for file in workshop.run.path.rglob("*") if file.is_file())
@@ -223,6 +226,7 @@ def test_no_secret_of_the_environment_is_written(workshop: Workshop, monkeypatch
 
 
 def test_a_file_beside_the_stage_cannot_shadow_our_packages(workshop: Workshop):
+    workshop.real_processes()
     (workshop.root / "stages.py").write_text("raise SystemExit('shadowed')\n")
     (workshop.root / "data.py").write_text("raise SystemExit('shadowed')\n")
     folder = workshop.folder("rows").path

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -158,3 +159,60 @@ def test_killed_orchestrator_and_stage_resume_from_the_checkpoint(workshop: Work
     assert workshop.plan().step("base").reason == "from step-000002; attempt 1 ended unseen"
     assert workshop.carry_out("--only", "base") == DONE
     assert json.loads((workshop.run.path / "base/result.json").read_text())["notes"] == ["took 2 steps"]
+
+
+def signal_once_ready(workshop: Workshop, *numbers: int) -> threading.Thread:
+    """Sends signals to this process, one after the other, once stage `base` is under way."""
+
+    def send() -> None:
+        wait_for(lambda: (workshop.folder("base").path / "ready").exists())
+        for number in numbers:
+            os.kill(os.getpid(), number)
+            time.sleep(0.3)
+
+    thread = threading.Thread(target=send)
+    thread.start()
+    return thread
+
+
+@pytest.mark.parametrize(("behaviour", "numbers"), [("wait", (signal.SIGHUP,)), ("deaf", (signal.SIGTERM, signal.SIGTERM))])
+def test_the_first_signal_asks_and_the_second_ends(
+    workshop: Workshop, behaviour: str, numbers: tuple[int, ...], capsys: pytest.CaptureFixture[str]
+):
+    workshop.write(SHORT)
+    thread = signal_once_ready(workshop, *numbers)
+    code = workshop.carry_out(f"stages.base.behaviour={behaviour}")
+    thread.join()
+    assert code == INTERRUPTED
+    assert "stopped at base" in capsys.readouterr().err
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+
+
+def test_a_stage_that_ends_well_after_a_signal_is_sealed_and_the_run_still_stops(workshop: Workshop):
+    workshop.write(SHORT)
+    thread = signal_once_ready(workshop, signal.SIGTERM)
+    (workshop.folder("base").path).mkdir(parents=True)
+    thread_go = threading.Timer(
+        0.0,
+        lambda: (wait_for((workshop.folder("base").path / "ready").exists), time.sleep(0.5), (workshop.folder("base").path / "go").touch()),
+    )
+    thread_go.start()
+    code = workshop.carry_out("stages.base.behaviour=deaf")
+    thread.join()
+    thread_go.join()
+    assert code == INTERRUPTED
+    assert workshop.actions("stages.base.behaviour=deaf") == {"base": "skip", "exam": "run"}
+
+
+def test_an_error_of_our_own_ends_the_stage_too(workshop: Workshop, monkeypatch: pytest.MonkeyPatch):
+    from pipeline.progress import Plain
+
+    def broken(self: Plain, record: dict[str, object]) -> None:
+        raise RuntimeError("a bug of ours")
+
+    workshop.write(SHORT)
+    monkeypatch.setattr(Plain, "seen", broken)
+    with pytest.raises(RuntimeError, match="a bug of ours"):
+        workshop.carry_out("stages.base.behaviour=wait")
+    assert not is_held(workshop.run.lock)
+    assert not alive(stage_pid(workshop))
