@@ -1,0 +1,41 @@
+"""A workspace as a user has it, with the shipped recipes made small enough to run in a test."""
+
+from pathlib import Path
+
+import pytest
+from ruamel.yaml import YAML
+
+from tests.command import pipeline
+from tests.recipes.documents import RECIPES
+
+SMALL = {
+    "world": {"documents": 600, "chats": 200, "pairs": 300, "prompts": 60},
+    "base": {"tokens": 20_000},
+    "chat": {"epochs": 1},
+    "judge": {"epochs": 1, "require": {}},
+    "policy": {"steps": 3, "batch": 16, "critic_warmup": 1},
+    "exam": {"limit": 8},
+}
+
+
+@pytest.fixture(scope="session")
+def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with `recipes/` in it; the demo's sizes are cut, its stages and their settings are not."""
+    folder = tmp_path_factory.mktemp("workspace")
+    (folder / "recipes").mkdir()
+    yaml = YAML()
+    for path in RECIPES:
+        recipe = yaml.load(path.read_text(encoding="utf-8"))
+        for name, cuts in SMALL.items() if path.stem == "demo" else ():
+            recipe["stages"][name].update(cuts)
+        with (folder / "recipes" / path.name).open("w", encoding="utf-8") as stream:
+            yaml.dump(recipe, stream)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def demo_run(workspace: Path) -> Path:
+    """The run folder of the small demo, all stages done."""
+    done = pipeline("run", "recipes/demo.yaml", folder=workspace)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return workspace / "runs" / "demo"
