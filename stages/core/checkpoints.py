@@ -32,7 +32,7 @@ def save(folder: Path, step: int, write: Callable[[Path], None], keep_last: int)
         raise unwritten(folder, step, error) from error
 
 
-def unwritten(folder: Path, step: int, error: OSError) -> StageError:
+def unwritten(folder: Path, step: int, error: Exception) -> StageError:
     """The sentence for a checkpoint that the disk did not take."""
     free = shutil.disk_usage(folder).free >> 20
     return StageError(f"the checkpoint of step {step} could not be written ({error}); {free:,} MiB are free in {folder}")

@@ -208,8 +208,10 @@ class StageTraining(_Below):  # type: ignore[misc]
                     path.rename(self._staging / path.name)
                 inner.rmdir()
                 checkpoints.seal(self._staging, self._job.checkpoints.keep_last)
-        except OSError as error:
-            raise checkpoints.unwritten(folder, step, error) from error
+        except Exception as error:  # safetensors and torch raise their own for a full disk
+            if isinstance(error, OSError) or "No space left" in str(error) or "PytorchStreamWriter failed" in str(error):
+                raise checkpoints.unwritten(folder, step, error) from error
+            raise
         finally:
             self._staging = None
         self.accelerator.wait_for_everyone()
@@ -224,6 +226,9 @@ class StageTraining(_Below):  # type: ignore[misc]
         if self.is_world_process_zero():
             write()
         self.accelerator.wait_for_everyone()
+
+    def create_model_card(self, *args: Any, **kwargs: Any) -> None:
+        """None beside checkpoints; publishing writes the card of an artifact."""
 
     def _agree(self, flag: bool) -> bool:
         """True on every process if it is true on one: a signal may reach some of them earlier than others."""

@@ -1,0 +1,64 @@
+"""The loss of packed, cut and accumulated batches is that of plain documents."""
+
+import numpy as np
+import pytest
+import torch
+
+from stages.contract import StageError
+from stages.core.causal import teach, total_nats, untaught
+from stages.core.rows import Document, PackedRows, collate
+
+
+@pytest.fixture
+def documents():
+    random = np.random.default_rng(1)
+    return [Document(random.integers(10, 300, length).astype(np.int32), random.random(length) < 0.5) for length in (4, 11, 11, 6)]
+
+
+def slow_nats(model, documents):
+    """Each document alone, all logits, one token after the other."""
+    total = torch.zeros((), dtype=torch.float64)
+    for document in documents:
+        ids = torch.as_tensor(document.ids, dtype=torch.int64)
+        logprobs = model(input_ids=ids[None], use_cache=False).logits[0].double().log_softmax(-1)
+        for place in range(1, len(ids)):
+            if document.learn[place]:
+                total = total - logprobs[place - 1, ids[place]]
+    return total
+
+
+def test_packed_loss_and_gradients_equal_documents_alone(llama, documents):
+    plain, taught = llama(), teach(llama())
+    expected = slow_nats(plain, documents)
+    expected.backward()
+    loss = taught(**collate([documents[:2], documents[2:]]))
+    loss.backward()
+    assert float(loss) == pytest.approx(float(expected), rel=1e-6)
+    for ours, theirs in zip(taught.parameters(), plain.parameters(), strict=True):
+        torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-4, atol=1e-5)
+
+
+def test_total_nats_does_not_depend_on_the_micro_batch(llama, documents):
+    model = teach(llama())
+    rows = PackedRows(documents, capacity=12, seed=0)
+    (one, count), (all_at_once, same) = total_nats(model, rows, 1), total_nats(model, rows, 10)
+    assert count == same == sum(int(document.learn[1:].sum()) for document in documents)
+    assert one == pytest.approx(all_at_once, rel=1e-6)
+
+
+def test_a_taught_model_answers_as_before_and_can_be_untaught(llama):
+    model = llama().eval()
+    ids = torch.randint(10, 300, (1, 8))
+    before = model(input_ids=ids).logits
+    assert torch.equal(teach(model)(input_ids=ids).logits, before)
+    assert "forward" not in vars(untaught(model))
+
+
+def test_an_attention_that_leaks_is_refused(llama):
+    model = llama()
+    model.set_attn_implementation("eager")
+    model.config._attn_implementation = "eager"
+    original = model.base_model.forward
+    model.base_model.forward = lambda **inputs: original(**{**inputs, "position_ids": None})
+    with pytest.raises(StageError, match="does not keep packed documents apart"):
+        teach(model)

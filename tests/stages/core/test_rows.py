@@ -1,0 +1,49 @@
+import numpy as np
+import torch
+
+from stages.core.rows import Document, PackedRows, collate, divisor
+
+
+def documents(lengths):
+    return [Document(np.full(length, index, np.int32)) for index, length in enumerate(lengths)]
+
+
+def names(row):
+    return sorted(int(document.ids[0]) for document in row)
+
+
+def test_every_epoch_holds_every_document_once_in_another_order():
+    rows = PackedRows(documents(range(2, 40)), capacity=64, seed=5).resized(1000)
+    size = rows.per_epoch
+    epochs = [[names(rows[epoch * size + index]) for index in range(size)] for epoch in range(3)]
+    for epoch in epochs:
+        assert sorted(name for row in epoch for name in row) == list(range(38))
+    assert epochs[0] != epochs[1] != epochs[2]
+
+
+def test_any_row_can_be_made_at_any_time():
+    first, again = (PackedRows(documents(range(2, 40)), capacity=64, seed=5).resized(100) for _ in range(2))
+    backwards = [names(again[index]) for index in reversed(range(100))][::-1]
+    assert [names(first[index]) for index in range(100)] == backwards
+
+
+def test_rows_are_no_longer_than_their_capacity_and_nearly_full():
+    rows = PackedRows(documents([int(length) for length in np.random.default_rng(0).integers(2, 33, 400)]), capacity=64, seed=0)
+    lengths = [sum(len(document.ids) for document in rows[index]) for index in range(len(rows))]
+    assert max(lengths) <= 64
+    assert sum(lengths) >= 0.98 * 64 * (len(rows) - 1)
+
+
+def test_a_micro_batch_predicts_each_learned_token_from_its_predecessor_in_the_same_document():
+    one = Document(np.array([5, 6, 7], np.int32), np.array([False, False, True]))
+    two = Document(np.array([8, 9], np.int32), np.array([True, True]))
+    batch = collate([[one], [two]])
+    ids = batch["input_ids"][0]
+    pairs = {(int(ids[place]), int(target)) for place, target in zip(batch["learned"], batch["targets"], strict=True)}
+    assert pairs == {(6, 7), (8, 9)}, "8 begins its document and has no predecessor"
+    assert sorted(batch["position_ids"][0].tolist()) == [0, 0, 1, 1, 2]
+    assert batch["input_ids"].dtype == batch["targets"].dtype == torch.int64
+
+
+def test_divisor_is_the_largest_that_fits():
+    assert [divisor(12, most) for most in (1, 5, 7, 12, 100, 0)] == [1, 4, 6, 12, 12, 1]
