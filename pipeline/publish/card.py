@@ -54,6 +54,7 @@ def write_card(stage: Finished, repository: str, links: Mapping[str, str], *, li
         samples=[{"title": plain(name), "text": fenced(facts.without_places(text, places), "text")} for name, text in facts.samples(stage)],
         limits=LIMITS[stage.artifact.kind],
         made=_made(stage),
+        training=_training(stage),
         settings=fenced(json.dumps(facts.without_places(stage.settings, places), indent=2, ensure_ascii=False), "json"),
         recipe=fenced(facts.without_places(recipe, places), "yaml") if recipe else "",
         licence=_licence(licence),
@@ -160,6 +161,11 @@ def _data(stage: Finished) -> str:
 def _evaluation(stage: Finished) -> str:
     rows: list[list[object]] = [[one.where, one.metric, one.value] for one in facts.scores(stage)]
     return table(["measured by", "metric", "value"], rows) if rows else ""
+
+
+def _training(stage: Finished) -> str:
+    rows: list[list[object]] = [[one.metric, one.value] for one in facts.training_numbers(stage)]
+    return table(["metric", "value"], rows) if rows else ""
 
 
 def _tables(stage: Finished) -> list[dict[str, str]]:

@@ -1,5 +1,6 @@
 """What a model card says of a stage, gathered from its files and from those of its ancestors: plain values, nothing rendered yet."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +10,8 @@ from pipeline.publish.finished import Finished, evaluations
 from pipeline.store import read_json
 
 HUB = "hub:"
+HELD_OUT = re.compile(r"held_out_|validation_|accuracy(_|$)|(perplexity|bits_per_byte|bytes_per_token)$")
+"""Names of metrics that stages measure on held-out data; all others tell of the training."""
 SAMPLES = "samples.md"
 LONGEST_SAMPLES = 6000
 """Characters."""
@@ -63,8 +66,8 @@ def _hub_sources(field: str, value: Any) -> list[tuple[str, str]]:
 
 
 def scores(stage: Finished) -> list[Score]:
-    """The stage's own final numbers, and those that evaluations of this very result gave under its name (`stage.quantity`)."""
-    found = [Score(stage.name, name, value) for name, value in sorted(stage.metrics.items())]
+    """What was measured on data that the stage did not learn from: by itself, and by evaluations of this very result (`stage.quantity`)."""
+    found = [Score(stage.name, name, value) for name, value in sorted(stage.metrics.items()) if HELD_OUT.match(name)]
     for report in evaluations(stage):
         # Names of stages may hold dots: `a.b.kl` is of `a.b` where there is such a stage.
         others = [origin.reference for origin in report.origins if origin.reference.startswith(f"{stage.name}.")]
@@ -72,6 +75,11 @@ def scores(stage: Finished) -> list[Score]:
             if name.startswith(f"{stage.name}.") and not any(name.startswith(f"{other}.") for other in others):
                 found.append(Score(report.name, name.removeprefix(f"{stage.name}."), value))
     return found
+
+
+def training_numbers(stage: Finished) -> list[Score]:
+    """The stage's other numbers: the state of its training at the end, which is no evaluation."""
+    return [Score(stage.name, name, value) for name, value in sorted(stage.metrics.items()) if not HELD_OUT.match(name)]
 
 
 def samples(stage: Finished) -> list[tuple[str, str]]:

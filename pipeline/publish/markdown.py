@@ -9,7 +9,7 @@ MARKS = re.compile(
     r"[\\`*\[\]|#!~$@^<>&]"  # emphasis, code, links, images, cells, headings, mentions, HTML
     r"|(?<![a-z0-9])_|_(?![a-z0-9])"  # inside a word an underscore is only itself
     r"|:(?=/)|(?<=mailto):|(?<=xmpp):|(?<=www)\."  # addresses that would become links by themselves
-    r"|^[-+=]",  # lists and underlines
+    r"|^[-+](?=\s|$)|^-(?=-)|^=",  # lists and underlines
     re.IGNORECASE,
 )
 ORDINAL = re.compile(r"^(\d{1,9})([.)])(?=\s|$)")
@@ -56,6 +56,7 @@ def number(value: object) -> str:
 
 def table(columns: list[str], rows: list[list[object]]) -> str:
     """A table; numbers stand to the right."""
-    aligned = [("--:" if all(isinstance(row[n], int | float) or row[n] is None for row in rows) else "---") for n in range(len(columns))]
+    cells = [[row[n] for row in rows if row[n] is not None] for n in range(len(columns))]
+    aligned = ["--:" if column and all(isinstance(cell, int | float) for cell in column) else "---" for column in cells]
     lines = [[plain(name) for name in columns], aligned, *([number(value) for value in row] for row in rows)]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)

@@ -181,7 +181,6 @@ def _send(remote: Remote, stage: Finished, one: Publication, staged: Staged) -> 
     url = f"{remote.endpoint}/{one.repository}"
     done = replace(one, commit=commit, sent=changed, url=url, notes=(*one.notes, *notes))
     _note(remote, stage, done)
-    remote.say(f"{url} at {commit[:10]}: {len(changed)} files sent, {len(one.files) - len(set(changed) & set(one.files))} were there")
     return done
 
 

@@ -41,6 +41,16 @@ def test_the_head_says_what_a_machine_reads(run: Path) -> None:
     assert results["held-out data of demo/policy", "validation_loss"] == 1.5
 
 
+def test_the_state_of_training_is_no_evaluation(run: Path) -> None:
+    measured = {"held_out_reward": 0.5, "accuracy_low": 0.4, "reward": 9.0, "learning_rate": 1e-3, "perplexity_floor": 2.0}
+    add_stage(run, "solo", "ppo", model_files("solo"), result={"metrics": measured})
+    text = card(run, "solo")
+    assert {one.metric_type for one in ModelCard(text).data.eval_results} == {"held_out_reward", "accuracy_low"}
+    evaluation, training = text.split("## Evaluation")[1].split("which is no evaluation")
+    for name in measured:
+        assert (f"| {name} |" in evaluation) == (f"| {name} |" not in training) == (name in ("held_out_reward", "accuracy_low"))
+
+
 def test_an_evaluation_speaks_only_of_the_result_that_it_judged(run: Path) -> None:
     assert "Anna lives in Rome" in card(run, "policy")
     assert "Anna lives in Rome" not in card(run, "judge")
@@ -207,7 +217,7 @@ def test_what_a_reader_would_make_a_link_a_list_or_emphasis_is_escaped(text: str
 
 
 def test_ordinary_words_stay_readable() -> None:
-    text = "bytes_per_token 4.17, at 2026-01-01T10:00 (UTC); a-b, it's 50 % = half"
+    text = "-0.5 bytes_per_token 4.17, at 2026-01-01T10:00 (UTC); a-b, it's 50 % = half"
     assert plain(text) == text
 
 
@@ -219,7 +229,7 @@ def test_every_heading_has_air_around_it(run: Path) -> None:
 
 
 def test_columns_of_numbers_stand_to_the_right() -> None:
-    assert table(["a", "n"], [["x", 1], ["y", None]]).splitlines()[1] == "| --- | --: |"
+    assert table(["a", "n", "none"], [["x", 1, None], ["y", None, None]]).splitlines()[1] == "| --- | --: | --- |"
 
 
 def test_bidirectional_and_control_characters_are_made_visible() -> None:
