@@ -7,9 +7,9 @@ from pydantic import BaseModel, ConfigDict, Field
 
 
 class Spec(BaseModel):
-    """Frozen settings: unknown keys are errors, every field's docstring becomes help, schema and documentation."""
+    """Frozen settings: unknown keys are errors. Every field's docstring becomes help, schema and documentation (`pipeline.descriptions`)."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 @dataclass(frozen=True)

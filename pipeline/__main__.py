@@ -6,26 +6,27 @@ Exit codes: 0 done; 1 a stage failed or missed its gate; 2 the command line, the
 
 import sys
 from collections.abc import Sequence
+from importlib import import_module
+from typing import Any
 
-from pipeline import commands
 from pipeline.errors import HeldError, PipelineError, RecipeError, suggestion
-from pipeline.report.commands import compare, report
 
 WRONG_USE = 2
 """`stages.contract.WRONG_INPUT`, which is not imported here so that asking for help costs nothing."""
 COMMANDS = {
-    "init": commands.init,
-    "check": commands.check,
-    "plan": commands.plan,
-    "run": commands.run,
-    "status": commands.status,
-    "report": report,
-    "compare": compare,
-    "publish": commands.publish,
-    "clean": commands.clean,
-    "doctor": commands.doctor,
-    "schema": commands.schema,
+    "init": ("pipeline.commands:init", "Write a starter recipe."),
+    "check": ("pipeline.commands:check", "Find everything that is wrong with a recipe and its data, before anything starts."),
+    "plan": ("pipeline.commands:plan", "Show what `run` would do, and why."),
+    "run": ("pipeline.commands:run", "Carry out a recipe."),
+    "status": ("pipeline.commands:status", "Show where a run stands."),
+    "clean": ("pipeline.commands:clean", "Remove results that the recipe does not ask for any more."),
+    "doctor": ("pipeline.commands:doctor", "Look at the environment, and verify every byte of a run."),
+    "report": ("pipeline.report.commands:report", "Write one self-contained HTML page of a run."),
+    "compare": ("pipeline.report.commands:compare", "Show what differs between two runs: settings, data and results, stage by stage."),
+    "publish": ("pipeline.publish.command:main", "Publish a run's models to the Hugging Face Hub."),
+    "schema": ("pipeline.commands:schema", "Print the JSON Schema of recipes, for editors."),
 }
+"""Where each command is and what it does: text only, so that asking for help imports none of them."""
 
 
 def main(argv: list[str] | None = None, *, worker: Sequence[str] | None = None) -> int:
@@ -41,9 +42,8 @@ def main(argv: list[str] | None = None, *, worker: Sequence[str] | None = None) 
         print(f"pipeline: no command '{words[0]}'{suggestion(words[0], COMMANDS)}\n\n{_help()}", file=sys.stderr)
         return WRONG_USE
     try:
-        if words[0] == "run" and worker is not None:
-            return commands.run(words[1:], tuple(worker))
-        return COMMANDS[words[0]](words[1:])
+        settings = {"worker": tuple(worker)} if words[0] == "run" and worker is not None else {}
+        return int(_command(words[0])(words[1:], **settings))
     except SystemExit as error:  # argparse: 0 after --help, 2 for a wrong option
         return error.code if isinstance(error.code, int) else WRONG_USE
     except (PipelineError, OSError) as error:
@@ -55,8 +55,13 @@ def main(argv: list[str] | None = None, *, worker: Sequence[str] | None = None) 
         return 130
 
 
+def _command(name: str) -> Any:
+    module, function = COMMANDS[name][0].split(":")
+    return getattr(import_module(module), function)
+
+
 def _help() -> str:
-    lines = "\n".join(f"  {name:<8} {(command.__doc__ or '').splitlines()[0]}" for name, command in COMMANDS.items())
+    lines = "\n".join(f"  {name:<8} {summary}" for name, (_, summary) in COMMANDS.items())
     return f"usage: pipeline COMMAND ...\n\n{lines}\n\nStart with: pipeline init my.yaml && pipeline run my.yaml\nEach command explains itself with --help."
 
 

@@ -77,9 +77,9 @@ def _special(item: dict[str, Any], path: Place, model: type[BaseModel], document
     value = _value(document, path[:-1])
     parents = list(models_at(model, path[len(prefix) : -1], value))
     if item["type"] == "missing":
-        description = next(
-            (parent.model_fields[item["loc"][-1]].description for parent in parents if item["loc"][-1] in parent.model_fields), None
-        )
+        from pipeline.descriptions import descriptions
+
+        description = next((text for parent in parents if (text := descriptions(parent).get(item["loc"][-1]))), None)
         return "is missing" + (f": {' '.join(description.split())}" if description else "")
     known = [name for parent in parents for name in parent.model_fields]
     free = ", ".join(name for name in known if name not in value)

@@ -174,3 +174,6 @@ def test_the_schema_knows_every_kind_and_describes_every_field_it_can(tmp_path: 
     places = [arm["then"]["$ref"] for arm in stage["allOf"]]
     assert all(place.removeprefix("#/$defs/") in schema["$defs"] for place in places)
     assert "Head" not in schema["$defs"]
+    assert schema["properties"]["seed"]["description"] == "All randomness of every stage follows from it."
+    assert schema["$defs"]["SFTOptimizer"]["properties"]["warmup"]["description"].startswith("Share of the steps")
+    assert "description" not in schema["$defs"]["SFTOptimizer"]["properties"]["beta1"]
