@@ -65,5 +65,5 @@ def test_a_one_layer_llama_finds_the_optimum(seed, tmp_path):
         toy, config, tmp_path, seed=seed, policy=policy, reference=frozen_copy(policy), critic=critic, engine=Transformers(policy.model)
     )
     run.train(lambda: False)
-    assert LONGEST == run.rollouts.sampling.max_new_tokens
+    assert run.rollouts.sampling.max_new_tokens == LONGEST
     assert kl(toy.logp_S(table_of(policy)), toy.optimum_S(0.5)) <= 0.05
