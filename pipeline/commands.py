@@ -161,10 +161,3 @@ def doctor(arguments: list[str]) -> int:
 
         print(columns((entry["what"], entry["state"], entry["text"]) for entry in found["entries"]))
     return DONE if found["ok"] else FAILED
-
-
-def publish(arguments: list[str]) -> int:
-    """Publish models of a run to the Hugging Face Hub."""
-    from pipeline.publish.command import main
-
-    return main(arguments)

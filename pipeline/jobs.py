@@ -3,7 +3,6 @@
 import os
 import platform
 import subprocess
-import sys
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -154,14 +153,6 @@ def _commit() -> str | None:
 
 def _git(home: Path, *arguments: str) -> str:
     return subprocess.run(["git", "-C", str(home), *arguments], capture_output=True, text=True, timeout=10, check=True).stdout.strip()
-
-
-def command_to_go_on(arguments: list[str]) -> str:
-    """What to type to go on."""
-    import shlex
-
-    program = "pipeline" if Path(sys.argv[0]).name != "__main__.py" else "python -m pipeline"
-    return f"{program} run {shlex.join(arguments)}"
 
 
 def relative(path: Path) -> str:

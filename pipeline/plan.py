@@ -1,7 +1,7 @@
 """The plan: for each stage what `run` would do, and why. A pure function of the recipe and of the files on disk."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -58,7 +58,6 @@ class Step:
     """Gates that the result misses, a clause each."""
     redo: bool = False
     """The result that is there is set aside first."""
-    notes: tuple[str, ...] = field(default=())
 
     @property
     def kind(self) -> str:
