@@ -92,9 +92,9 @@ class RewardPart(Spec):
     model: Annotated[str | None, Takes("reward-model")] = None
     """A reward model."""
     rule: str | None = None
-    """`exact`, `regex:PATTERN`, `json`, `number`, `length:TOKENS`, `world[:PART]`, or `file.py:function`."""
+    """`exact`, `regex:PATTERN`, `json`, `number`, `length:WORDS`, `repetition[:WORDS]`, `world[:PART]`, or `file.py:function`."""
     weight: float = 1.0
-    """Factor of this part."""
+    """Factor of this part; 0 only shows it (a ground truth beside the reward that is trained on)."""
     normalise: bool = True
     """Subtract the reward model's stored mean and divide by its stored standard deviation; rules stay as they are."""
     clip: float | None = Field(10.0, gt=0)

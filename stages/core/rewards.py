@@ -21,7 +21,7 @@ from stages.contract import Artifact, Hardware, Job
 from stages.core.config import RewardPart
 from stages.core.generation import Completion
 from stages.core.logprobs import cut
-from stages.core.models import load_reward_model, load_tokenizer
+from stages.core.models import check_fit, load_reward_model, load_tokenizer
 from stages.core.rules import Rule, load_rule, score_of
 
 
@@ -173,6 +173,7 @@ def _plain_name(part: RewardPart) -> str:
 def _model_scorer(path: Path, part: RewardPart, tokenizer: Any, hardware: Hardware) -> ModelScorer:
     model = load_reward_model(path, hardware).requires_grad_(False)
     own = load_tokenizer(path)
+    check_fit(model, own, path)
     same = own.get_vocab() == tokenizer.get_vocab() and own.chat_template == tokenizer.chat_template
     if not same:
         print(f"{path}: another tokenizer than the policy's; answers reach this reward model through their text", flush=True)
