@@ -245,7 +245,10 @@ class _Boundary(TrainerCallback):  # type: ignore[misc]
         self._seed, self._rank, self._stop, self._agree = seed, rank, stop, agree
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        torch.manual_seed(seed_for(self._seed, "dropout", state.global_step, self._rank))
+        seed = seed_for(self._seed, "dropout", state.global_step, self._rank)
+        torch.default_generator.manual_seed(seed)  # torch.manual_seed would format a stack trace for every absent device
+        if args.device.type == "cuda":
+            torch.cuda.manual_seed(seed)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if self._agree(self._stop()):

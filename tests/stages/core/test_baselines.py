@@ -77,7 +77,7 @@ def test_a_bag_of_words_finds_the_word_that_is_preferred_and_swapping_mirrors_it
     generator = np.random.default_rng(4)
     model = BagOfWords(*planted_pairs(generator, 800))
     chosen, rejected = planted_pairs(generator, 400)
-    assert int(np.argmax(model.weights_W)) == 3
+    assert int(np.argmax(model.weights_W)) == model.columns[3]
     accuracy = model.accuracy(chosen, rejected)
     assert accuracy > 0.58
     assert model.accuracy(rejected, chosen) == pytest.approx(1 - accuracy)

@@ -1,0 +1,90 @@
+"""The stage process: exit codes, last lines, result file. Stages are stood in for; `tests/end_to_end` runs real ones."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from data.errors import DataError
+from stages import __main__ as entry
+from stages.contract import DONE, FAILED, INTERRUPTED, WRONG_INPUT, Job, Result, StageError
+from stages.core.interrupt import Interrupted, interruptible
+
+
+@pytest.fixture
+def job(tmp_path):
+    return Job(stage="words", kind="tokenizer", folder=tmp_path, seed=1, config={})
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "last"),
+    [
+        (DataError("row 3 is wrong"), WRONG_INPUT, "words: row 3 is wrong"),
+        (StageError("no more steps"), FAILED, "words: no more steps"),
+        (Interrupted("interrupted after step 3"), INTERRUPTED, "words: interrupted after step 3"),
+        (KeyboardInterrupt(), INTERRUPTED, "words: stopped at once, without a new checkpoint"),
+        (RuntimeError("CUDA out of memory. Tried"), FAILED, "words: out of memory; lower hardware.micro_batch"),
+        (ZeroDivisionError("division\nby zero"), FAILED, "words: ZeroDivisionError: division by zero"),
+    ],
+)
+def test_every_failure_has_its_exit_code_and_ends_in_one_sentence(job, monkeypatch, capsys, error, code, last):
+    def run(*_):
+        raise error
+
+    monkeypatch.setattr(entry, "run_function", lambda kind: run)
+    assert entry.run_stage(job, None) == code
+    assert capsys.readouterr().err.splitlines()[-1].startswith(last)
+    assert not (job.folder / "result.json").exists()
+
+
+def test_success_writes_the_result(job, monkeypatch):
+    monkeypatch.setattr(entry, "run_function", lambda kind: lambda *_: Result(steps=3, metrics={"loss": 0.5}))
+    assert entry.run_stage(job, None) == DONE
+    assert Result.model_validate_json((job.folder / "result.json").read_text()).metrics == {"loss": 0.5}
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [("{", "job.json"), ('{"stage": "a"}', "kind"), (None, "job.json"), ({"kind": "nope"}, "nope"), ({"config": {"vocab": 3}}, "vocab")],
+)
+def test_a_wrong_job_is_one_sentence(tmp_path, capsys, content, said):
+    path = tmp_path / "job.json"
+    if isinstance(content, dict):
+        content = json.dumps({"stage": "a", "kind": "tokenizer", "folder": str(tmp_path), "seed": 1, "config": {}} | content)
+    if content is not None:
+        path.write_text(content)
+    assert entry.main([str(path)]) == WRONG_INPUT
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1
+    assert said in lines[0]
+    assert entry.main([]) == WRONG_INPUT
+
+
+def test_reading_a_job_imports_no_torch_and_sets_up_the_process_before_it(tmp_path):
+    (tmp_path / "job.json").write_text(
+        json.dumps(
+            {"stage": "world", "kind": "world", "folder": str(tmp_path), "seed": 1, "config": {"documents": 5, "chats": 3, "pairs": 2}}
+        )
+    )
+    check = (
+        "import sys, os; from stages.__main__ import main; code = main([sys.argv[1]]);"
+        "assert code == 0, code; assert 'torch' not in sys.modules; assert os.environ['OMP_NUM_THREADS']"
+    )
+    environment = {**os.environ, "PYTHONPATH": os.getcwd()}
+    subprocess.run([sys.executable, "-c", check, str(tmp_path / "job.json")], check=True, env=environment)
+    assert (tmp_path / "artifact" / "stories.jsonl").read_text().count("\n") == 5
+    assert json.loads((tmp_path / "artifact" / "artifact.json").read_text())["kind"] == "dataset"
+
+
+def test_the_first_signal_asks_and_the_second_stops_at_once():
+    import signal
+
+    with interruptible() as stop:
+        assert not stop()
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert stop()
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
