@@ -72,7 +72,7 @@ class Training:
     def save(self, step: int) -> None:
         """Seal a checkpoint of everything that the next step depends on."""
         if self.ranks.first:
-            state = {"step": step, "coefficient": self.kl.coefficient, "told": sorted(self.watch.told), **self.players.state()}
+            state = {"step": step, "coefficient": self.kl.coefficient, "told": self.watch.told, **self.players.state()}
             checkpoints.save(self.folder, step, lambda partial: torch.save(state, partial / "ppo.pt"), self.checkpoints.keep_last)
         self.ranks.wait()
 

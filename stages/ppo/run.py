@@ -70,7 +70,7 @@ def run(job: Job, config: PPO, hardware: Hardware) -> Result:
     if ranks.first:
         save_artifact(players.policy.module.model, tokenizer, job.artifact, kind="causal-lm")
     ranks.wait()
-    return Result(steps=config.steps, metrics=watch.final(), tables=[watch.table()], notes=[*notes, *how, *watch.notes])
+    return Result(steps=config.steps, metrics=watch.final(), tables=[watch.table()], notes=[*notes, *how, *watch.told.values()])
 
 
 def build_players(job: Job, config: PPO, hardware: Hardware, model: Any, tokenizer: Any, ranks: Ranks) -> tuple[Players, list[str]]:

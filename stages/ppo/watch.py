@@ -1,6 +1,6 @@
 """What can be seen of a run of PPO: a line of numbers for every rollout, evaluations on held-out prompts, samples, and named warnings."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -33,18 +33,17 @@ class Watch:
         self.lines: list[dict[str, Any]] = []
         """Lines of rollouts so far."""
         self.evaluations: list[dict[str, Any]] = []
-        self.told: set[str] = set()
-        """Names of the warnings given."""
-        self.notes: list[str] = []
+        self.told: dict[str, str] = {}
+        """Warnings given, by name."""
 
-    def rewind(self, step: int, told: Sequence[str] = ()) -> None:
+    def rewind(self, step: int, told: Mapping[str, str] | None = None) -> None:
         """Go on after `step` of an earlier attempt: later lines are dropped, what was told is not told again."""
         self.record.rewind(step)
         self.ranks.wait()
         lines = [line for line in metrics.read(self.folder / "metrics.jsonl") if line["step"] <= step]
         self.lines = [line for line in lines if "reward" in line]
         self.evaluations = [line for line in lines if "held_out_reward" in line]
-        self.told = set(told)
+        self.told = dict(told or {})
 
     def report(
         self,
@@ -128,9 +127,8 @@ class Watch:
         for warning in warnings(line, self.lines):
             if warning.name in self.told:
                 continue
-            self.told.add(warning.name)
             sentence = f"{warning.name} at rollout {step}: {warning.sentence}"
-            self.notes.append(sentence)
+            self.told[warning.name] = sentence
             if self.ranks.first:
                 print(f"warning: {sentence}", flush=True)
             if self.config.guards == "stop":
