@@ -53,10 +53,14 @@ class BagOfWords:
         """Fit to pairs of answers as token ids, the preferred ones first. Raises ValueError without pairs."""
         if not chosen:
             raise ValueError("a bag of words needs pairs to learn from")
+        words = np.concatenate([np.asarray(answer, dtype=np.int64) for answer in (*chosen, *rejected)]) % self.WIDTH
+        # Words of no training pair share a last column, whose weight stays zero.
+        self.columns = np.full(self.WIDTH, len(np.unique(words)))
+        self.columns[np.unique(words)] = np.arange(len(np.unique(words)))
         features_NW = self._differences(chosen, rejected)
         # The logistic loss's curvature is at most a quarter of the features' mean square norm's: a safe step without a line search.
         step = 1.0 / (0.25 * float((features_NW**2).sum(axis=1).mean()) + penalty)
-        self.weights_W = ahead_W = np.zeros(self.WIDTH, dtype=np.float32)
+        self.weights_W = ahead_W = np.zeros(features_NW.shape[1], dtype=np.float32)
         for number in range(rounds):
             doubt_N = 1.0 / (1.0 + np.exp(features_NW @ ahead_W))
             gradient_W = penalty * ahead_W - doubt_N @ features_NW / len(features_NW)
@@ -73,5 +77,5 @@ class BagOfWords:
         return np.stack([self._bag(first) - self._bag(second) for first, second in zip(chosen, rejected, strict=True)])
 
     def _bag(self, ids: Sequence[int]) -> NDArray[np.float32]:
-        counts = np.bincount(np.asarray(ids, dtype=np.int64) % self.WIDTH, minlength=self.WIDTH)
-        return np.sqrt(counts, dtype=np.float32)
+        columns = self.columns[np.asarray(ids, dtype=np.int64) % self.WIDTH]
+        return np.sqrt(np.bincount(columns, minlength=int(self.columns.max()) + 1), dtype=np.float32)
