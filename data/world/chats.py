@@ -63,9 +63,15 @@ def in_manner(plain: Answer, generator: random.Random) -> Answer:
     return replace(plain, manner=manner, opening=generator.choice(OPENINGS[manner]), ramblings=ramblings)
 
 
-def falsified(true: Answer, generator: random.Random) -> Answer:
-    """The same answer with another value."""
-    wrong = generator.choice([value for value in true.fact.attribute.values if value != true.fact.value])
+def falsified(true: Answer, facts: list[Fact], generator: random.Random) -> Answer:
+    """The same answer with a value that is true of somebody else, drawn as often as it is true.
+
+    Were wrong values drawn evenly, a value that is true of many would be right more often than wrong, and a reward model would prefer
+    common values to true ones.
+    """
+    attribute, value = true.fact.attribute, true.fact.value
+    others = [fact.value for fact in facts if fact.attribute == attribute and fact.value != value]
+    wrong = generator.choice(others or [other for other in attribute.values if other != value])
     return replace(true, fact=replace(true.fact, value=wrong))
 
 

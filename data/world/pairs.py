@@ -60,26 +60,26 @@ def preference(difference: float, temperature: float) -> float:
     return 1.0 / (1.0 + math.exp(-difference / temperature))
 
 
-def two_answers(group: str, fact: Fact, generator: random.Random) -> tuple[Answer, Answer]:
-    """Two different answers that differ as the group says, in random order."""
+def two_answers(group: str, fact: Fact, facts: list[Fact], generator: random.Random) -> tuple[Answer, Answer]:
+    """Two different answers that differ as the group says, in random order; `facts` is where wrong values come from."""
     first = answer(fact, generator)
     if group == "truth":
         # Ramblings are left out: they are the same in both answers and would only make each look at the truth dearer.
         first = replace(first, ramblings=())
-        second = falsified(first, generator)
+        second = falsified(first, facts, generator)
     elif group == "ending":
         second = replace(first, words_kept=generator.randrange(3, len(first.text.split())))
     else:
         second = first
         while second.text == first.text:
-            second = in_manner(first, generator) if group == "manner" else _any(fact, generator)
-            first = first if group == "manner" else _any(fact, generator)
+            second = in_manner(first, generator) if group == "manner" else _any(fact, facts, generator)
+            first = first if group == "manner" else _any(fact, facts, generator)
     return (first, second) if generator.random() < 0.5 else (second, first)
 
 
-def _any(fact: Fact, generator: random.Random) -> Answer:
+def _any(fact: Fact, facts: list[Fact], generator: random.Random) -> Answer:
     said = answer(fact, generator)
-    return falsified(said, generator) if generator.random() < SHARE_WRONG else said
+    return falsified(said, facts, generator) if generator.random() < SHARE_WRONG else said
 
 
 def pairs(register: Register, facts: list[Fact], count: int, temperature: float, generator: random.Random) -> list[Pair]:
@@ -88,7 +88,7 @@ def pairs(register: Register, facts: list[Fact], count: int, temperature: float,
     for fact in evenly(facts, count, generator):
         group = generator.choices(list(GROUPS), list(GROUPS.values()))[0]
         prompt = [*earlier_turns(register.facts(held=False), generator), ask(fact, generator)]
-        made.append(labelled(register, group, prompt, two_answers(group, fact, generator), temperature, generator))
+        made.append(labelled(register, group, prompt, two_answers(group, fact, facts, generator), temperature, generator))
     return made
 
 
