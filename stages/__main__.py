@@ -60,6 +60,8 @@ def run_stage(job: Job, config: Any) -> int:
 def prepare_process(job: Job) -> None:
     """What must be set before torch is imported: memory allocation, threads, and libraries that would phone home or draw bars."""
     keep_memory()
+    if os.environ.get("RANK", "0") != "0":
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - one process tells the story; errors of all are heard
     os.environ.setdefault("OMP_NUM_THREADS", str(job.hardware.threads or cores() // (job.hardware.processes or 1) or 1))
     if job.hardware.threads:
         os.environ["OMP_NUM_THREADS"] = str(job.hardware.threads)
