@@ -110,6 +110,7 @@ def test_the_report_holds_tables_samples_and_pictures(report):
         assert (job.artifact / name).read_text().startswith("<svg")
 
 
+@pytest.mark.slow
 def test_the_same_job_gives_the_same_report_however_answers_are_batched(made, report, tmp_path):
     job, config = asked(made, tmp_path)
     again = run(job, config, job.hardware.model_copy(update={"micro_batch": 3}))

@@ -55,7 +55,7 @@ def run(made, folder, *, hardware=None, checkpoints=None, **config):
     return job, stage.run(job, Reward.model_validate(job.config), job.hardware)
 
 
-@pytest.fixture(scope="module", params=[None, LORA], ids=["full", "lora"])
+@pytest.fixture(scope="module", params=[None, pytest.param(LORA, marks=pytest.mark.slow)], ids=["full", "lora"])
 def trained(request, made, tmp_path_factory):
     return run(made, tmp_path_factory.mktemp("trained"), epochs=1.0, adapter=request.param)
 
@@ -167,6 +167,7 @@ def weights(job):
     return load_file(job.artifact / "model.safetensors")
 
 
+@pytest.mark.slow
 def test_a_run_that_was_interrupted_and_goes_on_equals_one_that_was_not(made, tmp_path, monkeypatch):
     whole, _ = run(made, tmp_path / "whole", epochs=0.5)
     asked = {"times": 0}
@@ -191,6 +192,7 @@ def test_a_run_that_was_interrupted_and_goes_on_equals_one_that_was_not(made, tm
     assert lines[0] == lines[1]
 
 
+@pytest.mark.slow
 def test_cutting_a_step_into_micro_batches_does_not_change_what_is_learned(made, tmp_path):
     scores = []
     for micro_batch in (32, 2):
@@ -200,6 +202,7 @@ def test_cutting_a_step_into_micro_batches_does_not_change_what_is_learned(made,
     torch.testing.assert_close(scores[0], scores[1], atol=1e-3, rtol=0)
 
 
+@pytest.mark.slow
 def test_checkpoints_are_as_often_as_asked_and_no_more_are_kept(made, tmp_path):
     job, _ = run(made, tmp_path, epochs=0.5, checkpoints=Checkpoints(every_steps=2, keep_last=1))
     assert [path.name for path in (job.folder / "checkpoints").iterdir()] == ["step-000006"]
