@@ -13,8 +13,9 @@ from typing import Generic, TypeVar, cast
 from data.config import Source
 from data.errors import DataError
 from data.files import Fault, Row
-from data.formats import Chat, Message, MisfitError, Preference, Prompt, Record, Text, detect, normalise
+from data.formats import Chat, MisfitError, Preference, Prompt, Record, Text, detect, normalise
 from data.sources import HUB, rows_and_faults
+from data.verdicts import Tally, tallied
 
 R = TypeVar("R", Text, Chat, Preference, Prompt)
 S = TypeVar("S")
@@ -32,14 +33,17 @@ class Records(Generic[R]):
     """What was detected, left out or noticed, a sentence each."""
     counts: dict[str, int]
     """Records by source path, weights applied."""
+    warnings: list[str] = field(default_factory=list)
+    """Those of the notes that something looks wrong."""
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that a check noticed. A problem stops a run, a note does not."""
+    """One thing that a check noticed. A problem stops a run; a warning is counted, a note is not."""
 
     problem: bool
     text: str
+    warning: bool = False
 
 
 @dataclass
@@ -122,42 +126,20 @@ def read_records(sources: Sequence[Source], files: Sequence[Sequence[Path]], wan
             raise DataError("; ".join(_grouped(reading.faults, reading.rows)) + ". `on_bad_rows: skip` leaves such rows out")
         if not found:
             raise DataError(f"{source.path}: no usable row" + "".join(f"; {text}" for text in _grouped(reading.faults, reading.rows)))
-        weighted = _weighted(found, source.weight)
+        weighted = repeated(found, source.weight)
+        warnings = [f"{source.path}: {verdict.text}" for verdict in tallied(found).verdicts()]
         whole.records += weighted
-        whole.notes += reading.notes(len(found)) + _noticed(source.path, found)
+        whole.notes += reading.notes(len(found)) + warnings
+        whole.warnings += warnings
         whole.counts[source.path] = whole.counts.get(source.path, 0) + len(weighted)
     return whole
 
 
-def _weighted(records: list[S], weight: float) -> list[S]:
+def repeated(records: list[S], weight: float) -> list[S]:
     """Each record `weight` times an epoch; the fraction is a fixed draw of records, kept in order."""
     times, part = int(weight), weight - int(weight)
     drawn = sorted(Random(len(records)).sample(range(len(records)), round(part * len(records))))
     return records * times + [records[index] for index in drawn]
-
-
-def _noticed(name: str, records: Sequence[Record]) -> list[str]:
-    """Warnings about rows that are legal and yet teach nothing or the wrong thing."""
-    pairs = [record for record in records if isinstance(record, Preference)]
-    if not pairs:
-        silent = sum(isinstance(record, Chat) and any(_is_empty(message) for message in record.messages) for record in records)
-        return [f"{name}: {silent:,} of {len(records):,} chats hold an empty answer, which teaches silence"] if silent else []
-    same = sum(pair.chosen == pair.rejected for pair in pairs)
-    empty = sum(_is_empty(pair.chosen[-1]) for pair in pairs)
-    longer = sum(_size(pair.chosen) > _size(pair.rejected) for pair in pairs) / len(pairs)
-    notes = [f"{name}: {same:,} of {len(pairs):,} pairs have identical answers and teach nothing"] if same else []
-    notes += [f"{name}: {empty:,} of {len(pairs):,} chosen answers are empty"] if empty else []
-    return notes + (
-        [f"{name}: the chosen answer is the longer one in {longer:.0%} of pairs: length alone predicts it"] if longer >= 0.6 else []
-    )
-
-
-def _is_empty(message: Message) -> bool:
-    return message["role"] == "assistant" and not message["content"].strip() and not message.get("tool_calls")
-
-
-def _size(messages: Sequence[Message]) -> int:
-    return sum(len(str(message["content"])) for message in messages)
 
 
 def content_key(record: Record) -> str:
@@ -209,16 +191,20 @@ def check_sources(sources: Sequence[Source], files: Sequence[Sequence[Path]], wa
 
 
 def _checked(source: Source, paths: Sequence[Path], want: type[Record] | None, rows: int | None) -> list[Finding]:
-    reading, taken = _Reading(source, want), 0
+    reading, tally = _Reading(source, want), Tally()
     try:
         for path in paths:
             bound = min((n for n in (rows, source.limit) if n is not None), default=None)
-            taken += sum(1 for _ in islice(reading.records([path]), bound))
+            for record in islice(reading.records([path]), bound):
+                tally.add(record)
     except DataError as error:
         return [Finding(True, str(error))]
     problems = [] if source.on_bad_rows == "skip" else _grouped(reading.faults, reading.rows)
     if problems:
         return [Finding(True, text) for text in problems]
-    if not taken:
+    if not tally.records:
         return [Finding(True, f"{source.path}: no usable row")]
-    return [Finding(False, text) for text in reading.notes(taken)]
+    found = [
+        Finding(verdict.level == "error", f"{source.path}: {verdict.text}", verdict.level == "warning") for verdict in tally.verdicts()
+    ]
+    return [Finding(False, text) for text in reading.notes(tally.records)] + found

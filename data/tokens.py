@@ -38,6 +38,13 @@ def encode_stream(tokenizer: "PreTrainedTokenizerFast", texts: Iterable[str]) ->
             yield np.array(ids if ids and ids[-1] == eos else [*ids, eos], dtype=np.int32)
 
 
+def begun(tokenizer: "PreTrainedTokenizerFast", ids: NDArray[np.int32]) -> NDArray[np.int32]:
+    """A document of `encode_texts` with a start token, which its first word is predicted from: BOS where the tokenizer wrote one, else EOS."""
+    start = tokenizer.eos_token_id
+    begins = ids[0] == tokenizer.bos_token_id or (ids[0] == start and len(ids) > 1)
+    return ids if begins else np.concatenate([np.array([start], np.int32), ids])
+
+
 def fast_backend(tokenizer: Any) -> Any:
     """The tokenizer's Rust side, with no truncation or padding left over. Raises DataError if it has none."""
     backend = getattr(tokenizer, "backend_tokenizer", None)

@@ -13,6 +13,8 @@ from pipeline.plan import Plan, Step, tokenizer_problems
 from pipeline.references import wanted_sources
 
 FEW = 20
+WARNING = "warning: "
+"""Begins a note on data that looks wrong."""
 RECORDS: dict[str | None, type[Record] | None] = {None: None, "text": Text, "chat": Chat, "preference": Preference, "prompt": Prompt}
 
 
@@ -31,7 +33,7 @@ def check_all(plan: Plan, steps: Sequence[Step]) -> list[str]:
                 if finding.problem:
                     problems.append(plan.recipe.problem(step.name, path, finding.text))
                 else:
-                    notes.append(f"stages.{step.name}.{path}: {finding.text}")
+                    notes.append(f"{WARNING if finding.warning else ''}stages.{step.name}.{path}: {finding.text}")
     if problems:
         raise RecipeError(problems)
     return notes

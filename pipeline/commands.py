@@ -30,7 +30,7 @@ def check(arguments: list[str]) -> int:
     """Find everything that is wrong with a recipe and its data, before anything starts."""
     parser = Parser("check", "Find everything that is wrong with a recipe and its data. Starts nothing; exit code 2 if something is wrong.")
     options = parser.recipe("recipe (YAML), or a run's folder").json().read(arguments)
-    from pipeline.checks import check_all
+    from pipeline.checks import WARNING, check_all
     from pipeline.plan import make_plan
     from pipeline.target import open_target
 
@@ -47,7 +47,9 @@ def check(arguments: list[str]) -> int:
     if options.json:
         print(json.dumps({"ok": True, "stages": list(recipe.stages), "notes": notes}, indent=1))
     else:
-        print("\n".join([*notes, f"{options.recipe}: {len(recipe.stages)} stages, nothing wrong"]))
+        warnings = sum(note.startswith(WARNING) for note in notes)
+        told = f", {warnings} warning{'s' if warnings > 1 else ''}" if warnings else ""
+        print("\n".join([*notes, f"{options.recipe}: {len(recipe.stages)} stages, nothing wrong{told}"]))
     return DONE
 
 

@@ -3,9 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
-
-from data.tokens import encode_texts, pieces
+from data.tokens import begun, encode_texts, pieces
 from stages.core.rows import Document
 
 
@@ -15,9 +13,5 @@ def text_documents(tokenizer: Any, texts: Sequence[str], context: int) -> list[D
     The start token is BOS where the tokenizer writes one, else EOS. It is what the first word is predicted from, so that a document's summed
     loss is -log p of the whole text and its end, and can be compared with the generator's own entropy.
     """
-    start = tokenizer.eos_token_id
-    encoded = []
-    for ids in encode_texts(tokenizer, texts):
-        begins = ids[0] == tokenizer.bos_token_id or (ids[0] == start and len(ids) > 1)
-        encoded.append(ids if begins else np.concatenate([np.array([start], np.int32), ids]))
+    encoded = [begun(tokenizer, ids) for ids in encode_texts(tokenizer, texts)]
     return [Document(piece) for piece in pieces(encoded, context)]
