@@ -197,7 +197,7 @@ def test_whitening_does_not_depend_on_how_rows_are_spread_over_processes():
 
 
 def test_equal_advantages_are_centred_and_not_blown_up():
-    values = torch.full((3, 4), 0.7) + 1e-8 * torch.randn(3, 4, generator=torch.Generator().manual_seed(0))
+    values = 0.7 + 1e-8 * torch.randn(3, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     found = whiten(values, torch.ones(3, 4, dtype=torch.bool))
     assert found.abs().max() < 1e-6
 

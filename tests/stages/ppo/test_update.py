@@ -125,6 +125,19 @@ def test_dropout_in_the_models_config_is_off_so_the_first_ratio_is_one():
     assert moved.first_ratio_error <= 1e-5
 
 
+@pytest.mark.parametrize("kind", ["gpt2", "lora"])
+def test_every_kind_of_dropout_is_off_even_in_training_mode(kind):
+    model = model_of(kind)
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.5
+    model.base_model.add_module("more", torch.nn.Dropout(0.5))
+    ids = torch.tensor([[3, 4, 5]])
+    without_dropout(model).train()
+    assert torch.equal(model(input_ids=ids).logits, model(input_ids=ids).logits)
+    assert model.base_model.more.p == 0.0
+
+
 def test_stop_kl_ends_the_update_and_the_schedule_goes_on():
     config = config_of(epochs=3, minibatches=4, stop_kl=1e-7)
     players = players_of(config)
