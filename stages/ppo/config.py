@@ -24,6 +24,17 @@ class KL(Spec):
     """Estimator of the term in the loss: k2's gradient is that of each token's own KL; k3's is that of KL(reference to policy), the other direction."""
 
 
+class Mix(Spec):
+    """Text whose likelihood every policy step keeps up (PPO-ptx, Ouyang et al. 2022): a guard against forgetting what no reward asks about."""
+
+    data: Annotated[Sources, Wants("text")]
+    """Text, usually that of pretraining."""
+    coefficient: float = Field(1.0, gt=0)
+    """Weight of the text's mean -log p per token beside PPO's loss per token."""
+    documents: int = Field(32, gt=0)
+    """Documents seen by each policy step, over all processes."""
+
+
 class PolicyOptimizer(Optimizer):
     learning_rate: float = Field(1e-6, gt=0, lt=1)
 
@@ -85,6 +96,8 @@ class PPO(StageConfig):
     """The last so many tokens before `max_new_tokens` cost reward in a line down to -1 (DAPO, Yu et al. 2025); off if left out."""
     stop_kl: float | None = Field(None, gt=0)
     """Ends the policy's update of a rollout once it moved by more than this KL per token from the policy that drew it; off if left out."""
+    mix: Mix | None = None
+    """Learn text beside the rewards; off if left out."""
     critic_warmup: int = Field(10, ge=0)
     """Rollouts in which only the critic learns, so that the policy does not follow a critic that knows nothing yet."""
     policy_optimizer: PolicyOptimizer = PolicyOptimizer()

@@ -17,6 +17,7 @@ from stages.core.interrupt import Interrupted
 from stages.ppo.algorithm import KLController
 from stages.ppo.config import PPO
 from stages.ppo.experience import collect
+from stages.ppo.mix import Mix
 from stages.ppo.players import Players
 from stages.ppo.ranks import Ranks
 from stages.ppo.rollout import Question, Rollouts
@@ -40,6 +41,7 @@ class Training:
     checkpoints: Checkpoints
     ranks: Ranks
     micro_batch: int | None = None
+    mix: Mix | None = None
 
     def train(self, stop: Callable[[], bool]) -> None:
         """From the newest checkpoint, or the start, to the last step. Raises Interrupted after a checkpoint where `stop()` asks for it."""
@@ -52,7 +54,7 @@ class Training:
             clock.lap("rollout")
             experience = collect(rollout, self.players, self.config, self.kl.coefficient, self.ranks, self.micro_batch)
             clock.lap("experience")
-            moved = Update(self.players, experience, self.config, self.ranks, self.micro_batch).run(self.seed, step)
+            moved = Update(self.players, experience, self.config, self.ranks, self.micro_batch, self.mix).run(self.seed, step)
             clock.lap("update")
             line = self.watch.report(step + 1, rollout, experience, moved, self.players, self.kl.coefficient, clock.seconds)
             if step >= self.config.critic_warmup:

@@ -9,7 +9,7 @@ import torch
 from data import chat
 from data.config import Source
 from data.errors import DataError
-from data.formats import Prompt
+from data.formats import Prompt, Text
 from data.records import read_records, split
 from stages.contract import Hardware, Job, Result
 from stages.core.artifacts import save_artifact
@@ -18,9 +18,11 @@ from stages.core.interrupt import interruptible
 from stages.core.logprobs import TokenLogprobs, TokenValues
 from stages.core.models import check_fit, choose_precision, context_of, load_causal_lm, load_reward_model, load_tokenizer
 from stages.core.rewards import backbone_of, build_rewards, reward_statistics
+from stages.core.text import text_documents
 from stages.ppo.algorithm import KLController
 from stages.ppo.config import PPO
 from stages.ppo.loop import Training
+from stages.ppo.mix import Mix
 from stages.ppo.players import AdapterOff, Player, Players, critic_from_scores, frozen_copy, without_dropout
 from stages.ppo.ranks import Ranks, join
 from stages.ppo.rollout import Question, Rollouts
@@ -62,6 +64,7 @@ def run(job: Job, config: PPO, hardware: Hardware) -> Result:
         checkpoints=job.checkpoints,
         ranks=ranks,
         micro_batch=micro_batch,
+        mix=build_mix(job, config, tokenizer, players.policy.module, ranks),
     )
     if ranks.first:
         print("\n".join([f"precision {precision}", *notes, *how]), flush=True)
@@ -129,6 +132,18 @@ def build_critic(job: Job, config: PPO, hardware: Hardware, tokenizer: Any, dtyp
     mean, std = reward_statistics(chosen.path) if part is None or part.normalise else (0.0, 1.0)
     critic = critic_from_scores(classifier, without_dropout(backbone_of(classifier)), mean, std / (part.weight if part else 1.0), dtype)
     return critic, f"the critic begins as the reward model '{chosen.reference}', its score head as value head"
+
+
+def build_mix(job: Job, config: PPO, tokenizer: Any, policy: Any, ranks: Ranks) -> Mix | None:
+    """The text that the policy goes on learning, if any."""
+    if config.mix is None:
+        return None
+    found = read_records(config.mix.data, _files(job, "mix.data", config.mix.data), Text)
+    documents = text_documents(tokenizer, [record.text for record in found.records], context_of(policy.model))
+    ids = [document.ids.tolist() for document in documents if len(document.ids) > 1]
+    if not ids:
+        raise DataError("mix.data holds no text")
+    return Mix(ids, config.mix.documents, config.mix.coefficient, TokenLogprobs(policy.model, 1.0, policy.dtype), job.seed, ranks)
 
 
 def read_prompts(job: Job, config: PPO, tokenizer: Any, context: int) -> tuple[list[Question], list[Question], list[str]]:

@@ -15,6 +15,7 @@ from stages.core.seeds import seed_for
 from stages.ppo.algorithm import PolicyLoss, kl_estimate, policy_loss, token_weights, value_loss
 from stages.ppo.config import PPO
 from stages.ppo.experience import Experience
+from stages.ppo.mix import Mix
 from stages.ppo.players import Players
 from stages.ppo.ranks import Ranks
 
@@ -48,9 +49,17 @@ class Part:
 class Update:
     """The updates of one rollout."""
 
-    def __init__(self, players: Players, experience: Experience, config: PPO, ranks: Ranks, micro_batch: int | None = None) -> None:
+    def __init__(
+        self,
+        players: Players,
+        experience: Experience,
+        config: PPO,
+        ranks: Ranks,
+        micro_batch: int | None = None,
+        mix: Mix | None = None,
+    ) -> None:
         self.players, self.experience, self.config, self.ranks = players, experience, config, ranks
-        self.micro_batch = micro_batch
+        self.micro_batch, self.mix = micro_batch, mix
         self.device = next(players.policy.module.parameters()).device
         self.sums: dict[str, Tensor] = {}
         self.norms: dict[str, list[float]] = {"policy_grad_norm": [], "critic_grad_norm": []}
@@ -115,6 +124,8 @@ class Update:
             self.players.policy.forget()
             self.moved.stopped = True
             return
+        if self.mix is not None:
+            self._add(mix_loss=self.mix.backward(self.players.policy.taken, self.micro_batch))
         self.norms["policy_grad_norm"].append(self.players.policy.step())
 
     def _policy_loss(self, part: Part) -> tuple[Tensor, PolicyLoss]:
