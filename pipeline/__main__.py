@@ -19,6 +19,7 @@ COMMANDS = {
     "plan": ("pipeline.commands:plan", "Show what `run` would do, and why."),
     "run": ("pipeline.commands:run", "Carry out a recipe."),
     "status": ("pipeline.commands:status", "Show where a run stands."),
+    "inspect": ("pipeline.inspect.command:main", "Show a stage's data as its model will see them, and what is wrong with them."),
     "clean": ("pipeline.commands:clean", "Remove results that the recipe does not ask for any more."),
     "doctor": ("pipeline.commands:doctor", "Look at the environment, and verify every byte of a run."),
     "report": ("pipeline.report.commands:report", "Write one self-contained HTML page of a run."),
