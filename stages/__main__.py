@@ -4,6 +4,7 @@ import ctypes
 import os
 import sys
 import traceback
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +68,8 @@ def prepare_process(job: Job) -> None:
         os.environ["OMP_NUM_THREADS"] = str(job.hardware.threads)
     if job.hardware.gpus == 0:
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
+    # Deprecations among the libraries are theirs to settle; a user's log is for the stage.
+    warnings.filterwarnings("ignore", category=FutureWarning, module=r"(transformers|trl|peft|accelerate)\b")
     os.environ.update(
         HF_HUB_DISABLE_TELEMETRY="1",
         HF_HUB_DISABLE_PROGRESS_BARS="1",

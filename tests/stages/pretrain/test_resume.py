@@ -5,6 +5,9 @@ import json
 import os
 import random
 import signal
+import subprocess
+import sys
+import time
 from itertools import pairwise
 
 import pytest
@@ -31,7 +34,7 @@ def chats(count):
     return [{"messages": [{"role": "user", "content": say()}, {"role": "assistant", "content": say()}]} for _ in range(count)]
 
 
-@pytest.fixture(params=["pretrain", "sft", "sft with LoRA"])
+@pytest.fixture(params=["pretrain", pytest.param("sft", marks=pytest.mark.slow), pytest.param("sft with LoRA", marks=pytest.mark.slow)])
 def jobs(request, make_job, base_folder):
     """Makes equal jobs in different folders. Steps take two micro-batches, so that accumulation is resumed too."""
     optimizer = {"learning_rate": 1e-2}
@@ -146,3 +149,23 @@ def test_checkpoints_hold_all_that_resuming_needs_and_no_pickled_arguments(jobs,
     assert {"optimizer.pt", "scheduler.pt", "rng_state.pth", "trainer_state.json", checkpoints.SEAL} <= names
     assert not list(job.folder.rglob("training_args.bin"))
     assert len(list((job.folder / "checkpoints").iterdir())) == 2
+
+
+@pytest.mark.slow
+def test_a_process_killed_with_sigkill_at_any_moment_resumes_to_the_same_bits(jobs, attempt, whole):
+    job = jobs("shot")
+    (job.folder / "job.json").write_text(job.model_dump_json())
+    settings = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.getcwd()}
+    kills = 0
+    for wanted in (1, 3, 5, 7, 99):  # the moment within a step or a checkpoint is left to chance
+        process = subprocess.Popen([sys.executable, "-m", "stages", str(job.folder / "job.json")], env=settings, stdout=subprocess.DEVNULL)
+        while process.poll() is None:
+            lines = (job.folder / "metrics.jsonl").read_text().splitlines() if (job.folder / "metrics.jsonl").exists() else []
+            if len(lines) >= wanted:
+                process.kill()
+            time.sleep(0.001)
+        kills += process.returncode == -signal.SIGKILL
+        if process.returncode == 0:
+            break
+    assert kills >= 2
+    assert weights(job) == whole
