@@ -170,6 +170,21 @@ def without_oldest(messages: Sequence[Message]) -> list[Message] | None:
     return [*system, *rest[later[0] :]] if later else None
 
 
+def fit_prompts(
+    tokenizer: "PreTrainedTokenizerFast", conversations: Sequence[Sequence[Message]], room: int
+) -> list[tuple[list[Message], list[int]] | None]:
+    """Each conversation and its prompt ids, its oldest exchanges dropped until it fits into `room` tokens; None where even the last one does not."""
+    fitted: list[tuple[list[Message], list[int]] | None] = []
+    for conversation, whole in zip(conversations, render_prompts(tokenizer, conversations), strict=True):
+        messages: list[Message] | None = list(conversation)
+        ids = list(whole)
+        while messages is not None and len(ids) > room:
+            messages = without_oldest(messages)
+            ids = render_prompt(tokenizer, messages) if messages is not None else ids
+        fitted.append(None if messages is None else (messages, ids))
+    return fitted
+
+
 def _encoded(tokenizer: "PreTrainedTokenizerFast", texts: Sequence[str]) -> Iterator[tuple[list[int], list[int]]]:
     """Ids and each token's first character. The template writes all special tokens, so the tokenizer adds none: no double BOS."""
     # The Rust side itself: transformers' wrapper converts every encoding in Python and takes as long again.

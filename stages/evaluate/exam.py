@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from data.chat import end_ids, render_prompts
+from data.chat import end_ids, fit_prompts
 from data.errors import DataError
 from data.formats import Prompt
 from data.records import read_records
@@ -61,6 +61,8 @@ class Paper:
     """What one model answered in one exam."""
 
     exam: Exam
+    messages: list[list[dict[str, Any]]]
+    """The conversations as this model saw them: without their oldest exchanges where its context is too short."""
     prompt_ids: list[list[int]]
     greedy: list[Completion]
     sampled: list[list[Completion]]
@@ -69,8 +71,8 @@ class Paper:
     """`greedy` and `sampled`: what the answers say without their end tokens, by sample and prompt."""
 
     def answers(self, completions: Sequence[Completion], texts: Sequence[str]) -> Answers:
-        messages, references = [prompt.messages for prompt in self.exam.prompts], [prompt.reference for prompt in self.exam.prompts]
-        return Answers(messages, self.prompt_ids, completions, texts, references)
+        references = [prompt.reference for prompt in self.exam.prompts]
+        return Answers(self.messages, self.prompt_ids, completions, texts, references)
 
     def greedy_answers(self) -> Answers:
         return self.answers(self.greedy, self.texts["greedy"][0])
@@ -81,8 +83,7 @@ class Paper:
 
 def sit(exam: Exam, engine: Engine, tokenizer: Any, sampling: Sampling, samples: int, context: int) -> Paper:
     """Answer every prompt once greedily and `samples` times by sampling. Raises DataError for a prompt that does not fit into the context."""
-    prompt_ids = render_prompts(tokenizer, [prompt.messages for prompt in exam.prompts])
-    check_lengths(exam.task.name, prompt_ids, sampling.max_new_tokens, context)
+    messages, prompt_ids = fitted(exam, tokenizer, context - sampling.max_new_tokens)
     ends = end_ids(tokenizer)
 
     def generate(seeds: list[int], greedy: bool) -> list[Completion]:
@@ -100,17 +101,20 @@ def sit(exam: Exam, engine: Engine, tokenizer: Any, sampling: Sampling, samples:
     drawn = generate([seed for sample in range(samples) for seed in exam.seeds(sample)], False)
     sampled = [drawn[count * sample : count * (sample + 1)] for sample in range(samples)]
     texts = {"greedy": [_texts(tokenizer, greedy)], "sampled": [_texts(tokenizer, answers) for answers in sampled]}
-    return Paper(exam, prompt_ids, greedy, sampled, texts)
+    return Paper(exam, messages, prompt_ids, greedy, sampled, texts)
 
 
-def check_lengths(exam: str, prompt_ids: Sequence[Sequence[int]], new_tokens: int, context: int) -> None:
-    """Raise DataError if a prompt and its answer do not fit into the model's context."""
-    longest = max(range(len(prompt_ids)), key=lambda number: len(prompt_ids[number]))
-    if len(prompt_ids[longest]) + new_tokens > context:
+def fitted(exam: Exam, tokenizer: Any, room: int) -> tuple[list[list[dict[str, Any]]], list[list[int]]]:
+    """The prompts and their ids, oldest exchanges dropped where they are too long. Raises DataError for one that does not fit without them."""
+    found = fit_prompts(tokenizer, [prompt.messages for prompt in exam.prompts], room)
+    kept = [pair for pair in found if pair is not None]
+    if len(kept) < len(found):
+        first = next(number for number, pair in enumerate(found, 1) if pair is None)
         raise DataError(
-            f"{exam}: prompt {longest + 1} has {len(prompt_ids[longest])} tokens and answers may have {new_tokens}, "
-            f"but the model's context holds {context}; lower sampling.max_new_tokens or leave the prompt out"
+            f"{exam.task.name}: {len(found) - len(kept)} prompts, the first of them number {first}, do not fit into the {room} tokens that the "
+            "model's context leaves beside an answer; lower sampling.max_new_tokens or leave them out"
         )
+    return [messages for messages, _ in kept], [ids for _, ids in kept]
 
 
 def _texts(tokenizer: Any, completions: Sequence[Completion]) -> list[str]:

@@ -174,17 +174,13 @@ def read_prompts(job: Job, config: PPO, tokenizer: Any, context: int) -> tuple[l
 
 def questions_of(records: Sequence[Prompt], tokenizer: Any, room: int) -> tuple[list[Question], int]:
     """Prompts with their ids, their oldest exchanges dropped where they are too long; and how many do not fit at all."""
-    questions, left = [], 0
-    for record, ids in zip(records, chat.render_prompts(tokenizer, [record.messages for record in records]), strict=True):
-        messages: list[dict[str, Any]] | None = record.messages
-        while len(ids) > room and messages is not None:
-            messages = chat.without_oldest(messages)
-            ids = chat.render_prompt(tokenizer, messages) if messages is not None else ids
-        if messages is None:
-            left += 1
-            continue
-        questions.append(Question(list(ids), Prompt(messages, record.reference, record.extra)))
-    return questions, left
+    fitted = chat.fit_prompts(tokenizer, [record.messages for record in records], room)
+    questions = [
+        Question(found[1], Prompt(found[0], record.reference, record.extra))
+        for record, found in zip(records, fitted, strict=True)
+        if found is not None
+    ]
+    return questions, len(records) - len(questions)
 
 
 def _files(job: Job, field: str, sources: Sequence[Source]) -> list[list[Path]]:
