@@ -46,11 +46,11 @@ def _bins(ordered: Sequence[int], p99: int) -> Iterable[Bin]:
     low = ordered[0] // width * width
     place = 0
     while low <= longest:
-        high = longest if low + width > top else low + width - 1
+        high = min(low + width - 1, longest) if low <= top else longest
         end = place
         while end < len(ordered) and ordered[end] <= high:
             end += 1
-        yield Bin(low=low, high=max(high, low), count=end - place)
+        yield Bin(low=low, high=high, count=end - place)
         low, place = high + 1, end
 
 

@@ -9,7 +9,7 @@ from jinja2 import Environment, FunctionLoader, StrictUndefined
 from markupsafe import Markup
 
 from data.inspection.report import Report
-from pipeline.inspect.wording import figures, headline, judged, legend
+from pipeline.inspect.wording import figures, headline, judged, legend, span
 
 
 def write_page(report: Report, name: str, file: Path) -> None:
@@ -25,6 +25,7 @@ def page(report: Report, name: str) -> str:
     environment = Environment(
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, loader=FunctionLoader(_asset)
     )
+    environment.filters["span"] = span
     style = _asset("style.css")
     digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
     policy = f"default-src 'none'; style-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'"

@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from data.inspection.report import Lengths, Part, Report, Said, Sample
-from pipeline.inspect.wording import figures, harmless, headline, judged, legend
+from pipeline.inspect.wording import figures, harmless, headline, judged, legend, span
 
 BAR = 30
 WIDTH = 120
@@ -62,9 +62,7 @@ def _histogram(lengths: Lengths) -> Table:
     most = max((bin.count for bin in lengths.bins), default=0)
     for number, bin in enumerate(lengths.bins):
         unit = f" {lengths.unit}" if not number else " " * (len(lengths.unit) + 1)
-        table.add_row(
-            Text(f"{bin.low:,}–{bin.high:,}{unit}", style="dim"), f"{bin.count:,}", "█" * round(BAR * bin.count / most) if most else ""
-        )
+        table.add_row(Text(f"{span(bin)}{unit}", style="dim"), f"{bin.count:,}", "█" * round(BAR * bin.count / most) if most else "")
     return table
 
 

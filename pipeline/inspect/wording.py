@@ -3,7 +3,7 @@
 import unicodedata
 from collections.abc import Iterator
 
-from data.inspection.report import Part, Report
+from data.inspection.report import Bin, Part, Report
 
 NOUNS = {"text": "text", "chat": "chats", "preference": "preference pairs", "prompt": "prompts", None: "rows"}
 TURNING = frozenset(range(0x202A, 0x202F)) | frozenset(range(0x2066, 0x206A))
@@ -72,3 +72,7 @@ def figures(part: Part) -> Iterator[tuple[str, str]]:
         yield "sources" if not number else "", text
     if len(part.origins) > TOP:
         yield "", f"and {len(part.origins) - TOP} more"
+
+
+def span(bin: Bin) -> str:
+    return f"{bin.low:,}–{bin.high:,}" if bin.high > bin.low else f"{bin.low:,}"
