@@ -12,8 +12,6 @@ def main(arguments: list[str]) -> int:
     if len(arguments) != 1:
         print("usage: python -m data.inspection task.json", file=sys.stderr)
         return WRONG_INPUT
-    # Tokenizers need no torch, and transformers would import it for nothing: 4 seconds of CPU against 1.
-    sys.modules.setdefault("torch", None)  # type: ignore[arg-type]
     from data.inspection.looking import inspect
     from data.inspection.report import Task
 
@@ -27,4 +25,6 @@ def main(arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":
+    # Tokenizers need no torch, and transformers would import it for nothing: 4 seconds of CPU against 1.
+    sys.modules.setdefault("torch", None)  # type: ignore[arg-type]
     sys.exit(main(sys.argv[1:]))
