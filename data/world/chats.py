@@ -13,6 +13,8 @@ Message = dict[str, str]
 MANNERS = {"polite": 0.4, "plain": 0.35, "rude": 0.25}
 """Shares of the manners in SFT: polite answers are a minority, so that PPO has something to do."""
 SHARE_SHORT = 0.55
+MISTAKES = {"value": 0.5, "person": 0.2, "topic": 0.3}
+"""Shares of the mistakes in wrong answers."""
 SHARE_TWO_QUESTIONS = 0.1
 """Share of chats and prompts with an earlier question and answer before the last question."""
 
@@ -64,15 +66,30 @@ def in_manner(plain: Answer, generator: random.Random) -> Answer:
 
 
 def falsified(true: Answer, facts: list[Fact], generator: random.Random) -> Answer:
-    """The same answer with a value that is true of somebody else, drawn as often as it is true.
+    """The same answer with a mistake of the kinds that models make: another value, somebody else's fact, or another fact of the same person.
+
+    The last two are true sentences that do not answer the question: a reward model that never saw them would judge sentences, not answers.
+    """
+    asked, mistake = true.fact, generator.choices(list(MISTAKES), list(MISTAKES.values()))[0]
+    if mistake == "person":
+        others = [fact for fact in facts if fact.attribute == asked.attribute and fact.person != asked.person]
+    else:
+        others = [fact for fact in facts if fact.person == asked.person and fact.attribute != asked.attribute]
+    if mistake == "value" or not others:
+        return replace(true, fact=replace(asked, value=_wrong_value(asked, facts, generator)))
+    said = generator.choice(others)
+    statement = true.statement if mistake == "person" else generator.choice(said.attribute.statements)
+    return replace(true, fact=said, statement=statement)
+
+
+def _wrong_value(asked: Fact, facts: list[Fact], generator: random.Random) -> str:
+    """A value that is true of somebody else, drawn as often as it is true.
 
     Were wrong values drawn evenly, a value that is true of many would be right more often than wrong, and a reward model would prefer
     common values to true ones.
     """
-    attribute, value = true.fact.attribute, true.fact.value
-    others = [fact.value for fact in facts if fact.attribute == attribute and fact.value != value]
-    wrong = generator.choice(others or [other for other in attribute.values if other != value])
-    return replace(true, fact=replace(true.fact, value=wrong))
+    others = [fact.value for fact in facts if fact.attribute == asked.attribute and fact.value != asked.value]
+    return generator.choice(others or [other for other in asked.attribute.values if other != asked.value])
 
 
 def earlier_turns(facts: list[Fact], generator: random.Random) -> list[Message]:

@@ -1,6 +1,6 @@
 """Preference pairs from a known utility with known label noise.
 
-Groups: `manner` (the same truth told in two manners), `truth` (right against wrong in the same words), `ending` (whole against broken off) and
+Groups: `manner` (the same truth told in two manners), `truth` (right against wrong in the same manner), `ending` (whole against broken off) and
 `any` (two independent answers). The oracle that knows the utility, and the rule that the shorter answer wins, can be computed from each row.
 """
 
@@ -12,7 +12,7 @@ from data.world.chats import Answer, Message, answer, ask, earlier_turns, evenly
 from data.world.register import Fact, Register
 
 GROUPS = {"truth": 0.5, "manner": 0.3, "ending": 0.1, "any": 0.1}
-CORRECT = 2.5
+CORRECT = 4.0
 """Utility of a right answer over a wrong one."""
 MANNER = {"polite": 1.0, "plain": 0.0, "rude": -1.0}
 PER_WORD = -0.06
@@ -47,11 +47,11 @@ class Pair:
         }
 
 
-def utility(register: Register, said: Answer) -> float:
-    """What the answer is worth to the imagined annotator, without noise."""
+def utility(asked: Fact, said: Answer) -> float:
+    """What the answer to a question about the true fact `asked` is worth to the imagined annotator, without noise."""
     broken_off = said.words_kept is not None
     value_is_said = said.fact.value in said.text.replace(".", " ").split()
-    right = value_is_said and said.fact == register.fact(said.fact.person, said.fact.attribute)
+    right = value_is_said and said.fact == asked
     return CORRECT * right + MANNER[said.manner] + PER_WORD * len(said.text.split()) + BROKEN_OFF * broken_off
 
 
@@ -88,15 +88,15 @@ def pairs(register: Register, facts: list[Fact], count: int, temperature: float,
     for fact in evenly(facts, count, generator):
         group = generator.choices(list(GROUPS), list(GROUPS.values()))[0]
         prompt = [*earlier_turns(register.facts(held=False), generator), ask(fact, generator)]
-        made.append(labelled(register, group, prompt, two_answers(group, fact, facts, generator), temperature, generator))
+        made.append(labelled(fact, group, prompt, two_answers(group, fact, facts, generator), temperature, generator))
     return made
 
 
 def labelled(
-    register: Register, group: str, prompt: list[Message], answers: tuple[Answer, Answer], temperature: float, generator: random.Random
+    asked: Fact, group: str, prompt: list[Message], answers: tuple[Answer, Answer], temperature: float, generator: random.Random
 ) -> Pair:
     """The pair with its label drawn from the utilities."""
-    first, second = (utility(register, said) for said in answers)
+    first, second = (utility(asked, said) for said in answers)
     if generator.random() < preference(first - second, temperature):
         return Pair(group, prompt, answers[0], answers[1], first, second)
     return Pair(group, prompt, answers[1], answers[0], second, first)

@@ -21,10 +21,10 @@ class Spec:
     documents_heldout: int = 400
     chats: int = 3_000
     chats_heldout: int = 300
-    pairs: int = 6_000
+    pairs: int = 12_000
     pairs_heldout: int = 1_000
     prompts: int = 1_000
-    exam: int = 240
+    exam: int = 480
     """Exam questions, one half about facts never asked, the other in phrasings never used."""
     noise_temperature: float = 1.0
     """A label prefers the better answer with probability sigmoid(utility difference / noise_temperature)."""

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from data.world import Spec, write
+from data.world import Spec, grade, write
 from data.world.pairs import preference
-from data.world.register import draw_register
-from data.world.vocabulary import ATTRIBUTES
+from data.world.register import Register, draw_register
+from data.world.vocabulary import ATTRIBUTES, OPENINGS
 from data.world.writing import files
 
 SMALL = Spec(
@@ -117,13 +117,24 @@ def test_labels_follow_the_utility_with_the_noise_that_is_stated() -> None:
         assert abs(sum(r for _, r in band) - sum(p for p, _ in band)) < 4 * sum(p * (1 - p) for p, _ in band) ** 0.5
 
 
+def reference_of(register: Register, question: str) -> dict[str, str]:
+    """What a trained question asks for, found without the generator's help."""
+    (fact,) = (fact for fact in register.facts(held=False) if question in {q.format(name=fact.person) for q in fact.attribute.questions})
+    return {"person": fact.person, "attribute": fact.attribute.name, "value": fact.value}
+
+
 def test_pairs_differ_only_as_their_group_says() -> None:
+    register = draw_register(SMALL)
     for row in files(SMALL)["pairs.jsonl"]:
         chosen, rejected = row["chosen"][0]["content"], row["rejected"][0]["content"]
         assert chosen != rejected
         assert row["margin"] == pytest.approx(row["utility_chosen"] - row["utility_rejected"])
         if row["group"] == "truth":
-            assert sum(a != b for a, b in zip(chosen.split(), rejected.split(), strict=True)) == 1
+            opening = next(opening for openings in OPENINGS.values() for opening in openings if chosen.startswith(f"{opening} "))
+            assert rejected.startswith(f"{opening} ")
+            reference = reference_of(register, row["prompt"][-1]["content"])
+            graded = [grade(row["prompt"], text, True, reference)["correct"] for text in (chosen, rejected)]
+            assert sorted(graded) == [0.0, 1.0]
         if row["group"] == "ending":
             short, long = sorted((chosen, rejected), key=len)
             assert long.startswith(short)
