@@ -45,8 +45,19 @@ KNOWN: dict[str, Meaning] = {
         "Truth agrees with the labels", unit="%", text="How often the noisy labels are right: no reward model can be expected to do better."
     ),
     "utility_agreement": Meaning("Agreement with the truth", unit="%", better="up"),
-    "length_baseline": Meaning("Accuracy of the longer answer", unit="%", text="What choosing by length alone would reach."),
+    "length_baseline": Meaning(
+        "Accuracy by length", unit="%", text="What choosing by length alone would reach, shorter or longer as training pairs say."
+    ),
     "bytes_per_token": Meaning("Bytes per token", text="How much text a token stands for.", better="up"),
+    "bigram_perplexity": Meaning(
+        "Perplexity of a bigram", text="What counting which token follows which reaches on the same text.", scale="log"
+    ),
+    "shuffled_prompt_loss": Meaning(
+        "Loss behind shuffled prompts",
+        unit="nats",
+        text="The same answers behind others' questions: no higher if the model does not read them.",
+    ),
+    "bag_of_words": Meaning("Accuracy of a bag of words", unit="%", text="What the answers' words without order or prompt would reach."),
     "perplexity_floor": Meaning("Perplexity floor", text="The least that any model can reach: the entropy of the text."),
     "kl": Meaning("KL to the reference", "Policy", "nats", "How far the policy has moved from its reference, per answer."),
     "kl_coefficient": Meaning("KL coefficient", "Policy", text="Strength of the KL penalty."),

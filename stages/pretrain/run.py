@@ -8,15 +8,19 @@ from transformers import Trainer, TrainingArguments
 from data.formats import Text
 from stages.contract import Hardware, Job, Result
 from stages.core.artifacts import save_artifact
+from stages.core.baselines import bigram_perplexity
 from stages.core.causal import CausalTraining, describe, teach, total_nats, untaught
 from stages.core.config import Llama
 from stages.core.interrupt import interruptible
 from stages.core.models import check_fit, choose_precision, context_of, load_causal_lm, load_tokenizer, new_llama
 from stages.core.reading import read_parts
-from stages.core.rows import PackedRows, Shape, collate
+from stages.core.rows import Document, PackedRows, Shape, collate
 from stages.core.text import text_documents
 from stages.core.training import arguments, shape_of_run, train
 from stages.pretrain.config import Pretrain
+
+CONTROL_TOKENS = 50_000_000
+"""Training tokens beyond which the bigram control is left out: it sorts them all in memory."""
 
 
 class Training(CausalTraining, Trainer):  # type: ignore[misc]
@@ -52,7 +56,8 @@ def run(job: Job, config: Pretrain, hardware: Hardware) -> Result:
         steps = train(trainer)
         metrics = measured(model, PackedRows(held_out, capacity=context, seed=0), shape, text.held_out)
         trainer.finish(lambda: save_artifact(untaught(model), tokenizer, job.artifact, kind="causal-lm"))
-    return Result(steps=steps, metrics=metrics, notes=notes)
+    control, told = bigram_control(documents, held_out, len(tokenizer))
+    return Result(steps=steps, metrics={**metrics, **control}, notes=[*notes, *told])
 
 
 def starting_point(job: Job, config: Pretrain, hardware: Hardware) -> tuple[Any, Any]:
@@ -76,3 +81,12 @@ def measured(model: Any, rows: PackedRows, shape: Shape, records: list[Text]) ->
     if len(known) == len(records):
         metrics["perplexity_floor"] = math.exp(sum(known) / tokens)
     return metrics
+
+
+def bigram_control(documents: list[Document], held_out: list[Document], vocab: int) -> tuple[dict[str, float], list[str]]:
+    """What is reached on the same held-out tokens by counting which token follows which, and a note where it is left out."""
+    tokens = sum(len(document.ids) for document in documents)
+    if tokens > CONTROL_TOKENS:
+        return {}, [f"no bigram control: {tokens:,} training tokens are more than the {CONTROL_TOKENS:,} that it counts"]
+    ids, wanted = ([document.ids for document in part] for part in (documents, held_out))
+    return {"bigram_perplexity": bigram_perplexity(ids, wanted, vocab)}, []

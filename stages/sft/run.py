@@ -1,12 +1,13 @@
 """Supervised fine-tuning: chats to a model that answers."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from datasets import Dataset
 from trl import SFTConfig, SFTTrainer
 
-from data.chat import check_template, render_all
+from data.chat import Tokens, check_template, render_all
 from data.errors import DataError
 from data.formats import Chat
 from stages.contract import Hardware, Job, Result
@@ -18,6 +19,7 @@ from stages.core.reading import read_parts
 from stages.core.rows import Document, PackedRows, collate
 from stages.core.training import arguments, shape_of_run, train
 from stages.sft.config import SFT
+from stages.sft.controls import behind_other_prompts
 
 
 class Training(CausalTraining, SFTTrainer):  # type: ignore[misc]
@@ -46,13 +48,14 @@ def run(job: Job, config: SFT, hardware: Hardware) -> Result:
     context = min(config.max_tokens or context_of(model), context_of(model))
     documents, notes = chat_documents(tokenizer, chats.train, config, context)
     held_out, _ = chat_documents(tokenizer, chats.held_out, config, context)
+    control, told = behind_other_prompts(tokenizer, chats.held_out, learn=config.learn, max_tokens=context, seed=job.seed)
     rows = PackedRows(documents, capacity=context, seed=job.seed)
     shape = shape_of_run(hardware, rows=round(config.epochs * rows.per_epoch), batch_tokens=config.batch_tokens, capacity=context)
     if config.adapter:
         from stages.adapters.lora import add_adapter
 
         model = add_adapter(model, config.adapter, "CAUSAL_LM", seed=job.seed)
-    notes = [*chats.notes, *notes, str(precision), describe(rows, shape, model)]
+    notes = [*chats.notes, *notes, *told, str(precision), describe(rows, shape, model)]
     print(*notes, sep="\n", flush=True)
     with interruptible() as stop:
         trainer = Training(
@@ -69,9 +72,9 @@ def run(job: Job, config: SFT, hardware: Hardware) -> Result:
             stop=stop,
         )
         steps = train(trainer)
-        nats, tokens = total_nats(model, PackedRows(held_out, capacity=context, seed=0), shape.micro_batch)
+        metrics = measured(model, held_out, documents_of(control), context, shape.micro_batch)
         trainer.finish(lambda: save_artifact(untaught(model), tokenizer, job.artifact, kind="causal-lm"))
-    return Result(steps=steps, metrics={"validation_loss": nats / tokens}, notes=notes)
+    return Result(steps=steps, metrics=metrics, notes=notes)
 
 
 def chat_documents(tokenizer: Any, chats: list[Chat], config: SFT, context: int) -> tuple[list[Document], list[str]]:
@@ -79,5 +82,18 @@ def chat_documents(tokenizer: Any, chats: list[Chat], config: SFT, context: int)
     rendered = render_all(tokenizer, chats, learn=config.learn, max_tokens=context)
     if not rendered.tokens:
         raise DataError(f"none of the {len(chats):,} chats has an answer that fits into {context} tokens; raise max_tokens or shorten them")
-    documents = [Document(np.array(chat.ids, np.int32), np.array(chat.learn, np.bool_)) for chat in rendered.tokens]
-    return documents, rendered.notes()
+    return documents_of(rendered.tokens), rendered.notes()
+
+
+def documents_of(chats: Sequence[Tokens]) -> list[Document]:
+    return [Document(np.array(chat.ids, np.int32), np.array(chat.learn, np.bool_)) for chat in chats]
+
+
+def measured(model: Any, held_out: list[Document], control: list[Document], context: int, micro_batch: int) -> dict[str, float]:
+    """Loss per learned token of the held-out answers, behind their own prompts and behind others."""
+    metrics = {}
+    for name, documents in (("validation_loss", held_out), ("shuffled_prompt_loss", control)):
+        if documents:
+            nats, tokens = total_nats(model, PackedRows(documents, capacity=context, seed=0), micro_batch)
+            metrics[name] = nats / tokens
+    return metrics

@@ -45,6 +45,20 @@ def test_it_learns_and_says_how_well(pretrain, run_stage):
     assert {"step", "steps", "seconds", "tokens", "loss", "learning_rate", "grad_norm", "tokens_per_second"} <= set(lines[-1])
 
 
+def test_a_bigram_is_measured_on_the_same_tokens_and_beaten_where_more_than_the_last_word_counts(pretrain, run_stage):
+    rows = [{"text": f"{word} sat on a {word}"} for word in WORDS] * 20
+    job = pretrain(rows={"data.0": rows, "validation.0": rows[:40]}, validation=[{"path": "y"}], tokens=12_000)
+    metrics = run_stage(job).metrics
+    assert metrics["perplexity"] < metrics["bigram_perplexity"] < 320
+
+
+def test_the_bigram_is_left_out_with_a_note_where_counting_would_take_long(pretrain, run_stage, monkeypatch):
+    monkeypatch.setattr("stages.pretrain.run.CONTROL_TOKENS", 100)
+    result = run_stage(pretrain(tokens=512))
+    assert "bigram_perplexity" not in result.metrics
+    assert any("no bigram control" in note for note in result.notes)
+
+
 def test_validation_is_that_of_the_artifact_on_each_document_alone(pretrain, run_stage):
     from transformers import AutoModelForCausalLM, AutoTokenizer
 

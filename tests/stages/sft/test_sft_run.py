@@ -88,3 +88,20 @@ def test_a_lora_sft_changes_the_merged_weights_and_nothing_it_should_not(sft, ru
     assert before.keys() == after.keys()
     changed = {name for name in before if not torch.equal(before[name], after[name])}
     assert changed == {name for name in before if "self_attn" in name}
+
+
+def test_swapped_questions_cost_what_a_model_knows_of_them(sft, run_stage, make_job, base_folder):
+    pairs = list(QUESTIONS.items())
+
+    def rows(*, answer):
+        texts = [(f"chat {number}: {pairs[number % 4][0]}", pairs[answer(number) % 4][1]) for number in range(120)]
+        return [{"instruction": question, "output": said} for question, said in texts]
+
+    def losses(name, rows):
+        metrics = run_stage(sft(rows=rows, name=name, held_out=0.2)).metrics
+        return metrics["validation_loss"], metrics["shuffled_prompt_loss"]
+
+    own, shuffled = losses("reads", rows(answer=lambda number: number))
+    assert shuffled > own + 0.5
+    own, shuffled = losses("blind", rows(answer=lambda number: number * number // 7))
+    assert shuffled == pytest.approx(own, abs=0.15)
