@@ -99,7 +99,7 @@ class Tally:
             text = f"{self.unanswered:,} of {self.chats:,} chats end with a turn that nobody answers; it is read and never learned from"
             yield Verdict("warning", "unanswered", text)
         if self.cut_answers > 2 and self.cut_answers >= CUT_SHARE * self.long_answers:
-            text = f"{self.cut_answers:,} of {self.long_answers:,} long answers break off in the middle of a sentence, which teaches to break off"
+            text = f"{self.cut_answers:,} of {self.long_answers:,} long answers seem to break off in the middle of a sentence, which teaches to break off"
             yield Verdict("warning", "truncated-answers", text)
 
     def _of_pairs(self) -> Iterable[Verdict]:
@@ -125,13 +125,14 @@ def tallied(records: Iterable[Record]) -> Tally:
 
 
 def breaks_off(words: str) -> bool:
-    """Whether a text ends inside a sentence: with a letter or digit that stands in the last line of prose, or with a comma."""
+    """Whether a text seems to end inside a sentence: with a comma, or with a letter or digit in a last line of prose. A hint, not a proof."""
     last = words[-1]
     if last == ",":
         return True
     line = words.rsplit("\n", 1)[-1].lstrip()
     listed = line.startswith(("-", "*", "•", "|", "#", ">")) or line[:1].isdigit()
-    return last.isalnum() and last.isascii() and not listed and len(line) > 40
+    address = any(sign in words.rsplit(None, 1)[-1] for sign in "/#@")
+    return last.isalnum() and last.isascii() and not listed and not address and len(line) > 40
 
 
 def _is_blank(message: Message) -> bool:

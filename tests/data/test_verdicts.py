@@ -77,6 +77,7 @@ def test_long_answers_that_break_off_are_told_once_they_are_no_accident():
         ("- a list entry of more than forty characters that has no stop", False),
         ("3. a numbered entry of more than forty characters without stop", False),
         ("```", False),
+        ("what is said about this can be read at https://example.org/page", False),
         ("这是一个很长的句子没有句号" * 4, False),
         ("a short last line", False),
     ],
