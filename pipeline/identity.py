@@ -6,12 +6,14 @@ References stand by the fingerprint of what they name, data by its content, code
 marked `Context` bear none. What has no canonical form raises: a `str()` of it would make two different things equal, or one thing two.
 """
 
+import ast
 import hashlib
 import json
 import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel
@@ -19,11 +21,11 @@ from pydantic import BaseModel
 from data.config import Source
 from data.errors import DataError
 from pipeline.artifacts import content_digest, file_digest, inspect, listing
-from pipeline.errors import Problem, RecipeError
+from pipeline.errors import Problem, RecipeError, suggestion
 from pipeline.recipe import Recipe
 from pipeline.references import HUB, Field, Reference, children, is_context
 
-CODE = re.compile(r"([^:\s]+\.py):([A-Za-z_]\w*)\Z")
+CODE = re.compile(r"([^:\n]+\.py):([A-Za-z_]\w*)\Z")
 """A function in a file of the user's: `file.py:function`."""
 
 
@@ -149,10 +151,25 @@ class _Reader:
         if not path.is_file():
             self._problem(field.path, f"there is no file {path}")
             return {}
+        if (complaint := _without(path, function)) is not None:
+            self._problem(field.path, complaint)
         return {"code": file_digest(path), "function": function}
 
     def _problem(self, field: str, message: str) -> None:
         self.problems.append(self.recipe.problem(self.stage, field, message))
+
+
+def _without(file: Path, function: str) -> str | None:
+    """Why a Python file has no such function, found out without running it; None if it may have one."""
+    try:
+        tree = ast.parse(file.read_bytes(), str(file))
+    except (OSError, SyntaxError, ValueError) as error:
+        return f"{file} is not a Python file that can be read: {error}"
+    names = {node.name for node in tree.body if isinstance(node, ast.FunctionDef | ast.ClassDef)}
+    others = any(not isinstance(node, ast.FunctionDef | ast.ClassDef | ast.Import | ast.Expr) for node in tree.body)
+    if function in names or (others and function in file.read_text(encoding="utf-8", errors="replace")):
+        return None
+    return f"{file} has no function '{function}' (it has {', '.join(sorted(names)) or 'none'}){suggestion(function, names)}"
 
 
 def repository(name: str) -> str:

@@ -23,7 +23,7 @@ from stages.core.config import StageConfig
 from stages.registry import STAGES, config_class
 
 NAME = r"^[a-z0-9][a-z0-9._-]{0,63}$"
-RESERVED = ("recipe.yaml", "overrides.json", "hub.json", "events.jsonl", "lock")
+RESERVED = ("recipe.yaml", "overrides.json", "hub.json", "events.jsonl", "lock", "report.html", "published.json")
 """Files of the run directory, beside which a stage's folder stands."""
 
 

@@ -5,7 +5,7 @@ one sentence on the last line of its output) or 130 (interrupted after a checkpo
 """
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -23,15 +23,15 @@ class StageError(Exception):
 class Hardware(Spec):
     """How a run is carried out. Never part of a stage's identity."""
 
-    gpus: int | Literal["auto"] = "auto"
+    gpus: Annotated[int, Field(ge=0)] | Literal["auto"] = "auto"
     """CUDA devices to use on this node; `auto` takes all there are, and 0 the CPU."""
     processes: int | None = Field(None, gt=0)
     """Processes on a CPU-only node (gloo); on GPUs there is one a device."""
-    zero: int | Literal["auto"] = "auto"
+    zero: Literal[0, 1, 2, 3, "auto"] = "auto"
     """DeepSpeed ZeRO stage 0 to 3; `auto` is 0 on one process."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """Arithmetic of the forward pass; `auto` is bf16 where the device does it fast, else fp32. Stored weights stay fp32 while training."""
-    micro_batch: int | Literal["auto"] = "auto"
+    micro_batch: Annotated[int, Field(gt=0)] | Literal["auto"] = "auto"
     """Rows a forward pass takes at most; gradient accumulation follows from the stage's batch, and the result does not depend on it."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass: less memory, about a third more time."""

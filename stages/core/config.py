@@ -2,7 +2,7 @@
 
 from typing import Annotated, ClassVar, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from data.config import Context, Source, Spec, Takes
 
@@ -11,11 +11,34 @@ RewardRef = Annotated[str, Takes("reward-model")]
 TokenizerRef = Annotated[str, Takes("tokenizer", "causal-lm")]
 
 
+def _known_rule(name: str) -> str:
+    from data.errors import DataError
+    from stages.core.rules import check_rule
+
+    try:
+        check_rule(name)
+    except DataError as error:
+        raise ValueError(str(error)) from error
+    return name
+
+
+RuleName = Annotated[str, AfterValidator(_known_rule)]
+"""`exact`, `regex:PATTERN`, `json`, `number`, `length:WORDS`, `repetition[:WORDS]`, `world[:PART]`, or `file.py:function`."""
+
+
 class Bound(Spec):
     """Limits that a metric must keep."""
 
     min: float | None = None
     max: float | None = None
+
+    @model_validator(mode="after")
+    def _limits(self) -> Self:
+        if self.min is None and self.max is None:
+            raise ValueError("a gate needs `min`, `max` or both")
+        if self.min is not None and self.max is not None and self.min > self.max:
+            raise ValueError(f"no value is at least {self.min:g} and at most {self.max:g}")
+        return self
 
 
 class StageConfig(Spec):
@@ -91,7 +114,7 @@ class RewardPart(Spec):
 
     model: Annotated[str | None, Takes("reward-model")] = None
     """A reward model."""
-    rule: str | None = None
+    rule: RuleName | None = None
     """`exact`, `regex:PATTERN`, `json`, `number`, `length:WORDS`, `repetition[:WORDS]`, `world[:PART]`, or `file.py:function`."""
     weight: float = 1.0
     """Factor of this part; 0 only shows it (a ground truth beside the reward that is trained on)."""
@@ -99,6 +122,12 @@ class RewardPart(Spec):
     """Subtract the reward model's stored mean and divide by its stored standard deviation; rules stay as they are."""
     clip: float | None = Field(10.0, gt=0)
     """Largest absolute value of this part before its weight."""
+
+    @model_validator(mode="after")
+    def _one_of_two(self) -> Self:
+        if (self.model is None) == (self.rule is None):
+            raise ValueError("wanted a `model` or a `rule`, and not both")
+        return self
 
 
 Sources = Annotated[tuple[Source, ...], Field(min_length=1)]

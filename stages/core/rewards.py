@@ -22,7 +22,7 @@ from stages.core.config import RewardPart
 from stages.core.generation import Completion
 from stages.core.logprobs import cut
 from stages.core.models import check_fit, load_reward_model, load_tokenizer
-from stages.core.rules import Rule, load_rule, score_of
+from stages.core.rules import Rule, load_rule, plain_name, score_of
 
 
 @dataclass(frozen=True)
@@ -151,10 +151,8 @@ def build_rewards(parts: Sequence[RewardPart], job: Job, tokenizer: Any, hardwar
         scorer: Scorer
         if part.model is not None:
             scorer = _model_scorer(job.inputs[f"{prefix}.{number}.model"].path, part, tokenizer, hardware)
-        elif part.rule is not None:
-            scorer = RuleScorer(load_rule(part.rule))
         else:
-            raise DataError(f"{prefix}.{number}: give a `model` or a `rule`")
+            scorer = RuleScorer(load_rule(str(part.rule)))
         plain = _plain_name(part)
         name = plain if plain not in names else f"{plain}_{number}"
         names.add(name)
@@ -166,8 +164,7 @@ def _plain_name(part: RewardPart) -> str:
     """`judge`, `world`, `regex`, the function's name: what the part is called in metrics."""
     if part.model is not None:
         return Path(part.model.removeprefix("hub:")).name
-    head, _, rest = (part.rule or "").partition(":")
-    return rest if head.endswith(".py") else head
+    return plain_name(str(part.rule))
 
 
 def _model_scorer(path: Path, part: RewardPart, tokenizer: Any, hardware: Hardware) -> ModelScorer:

@@ -4,6 +4,7 @@ A rule gets the prompt's messages, the answer's text, whether the answer ended b
 several by name: the one called `reward` (else `good`) is the score, the others are shown beside it. The same rules reward PPO and grade exams.
 """
 
+import difflib
 import importlib.util
 import json
 import re
@@ -17,19 +18,37 @@ Grade = float | Mapping[str, float]
 Rule = Callable[[list[dict[str, Any]], str, bool, Any], Grade]
 
 _NUMBER = re.compile(r"-?\d[\d,]*(?:\.\d+)?")
+_CODE = re.compile(r"(.+\.py):([A-Za-z_]\w*)\Z")
 
 
 def load_rule(name: str) -> Rule:
     """The rule of that name, as a recipe writes it. Raises DataError for an unknown one, a bad pattern or a function that is not there."""
-    head, _, rest = name.partition(":")
-    if head.endswith(".py"):
-        return _from_file(Path(head), rest)
+    if code := _CODE.match(name):
+        return _from_file(Path(code[1]), code[2])
+    head, colon, rest = name.partition(":")
     if head not in BUILT_IN:
-        raise DataError(f"no rule '{name}' (there are {', '.join(BUILT_IN)}, and file.py:function)")
+        near = difflib.get_close_matches(head, BUILT_IN, n=1)
+        raise DataError(
+            f"no rule '{name}' (there are {', '.join(BUILT_IN)}, and file.py:function)" + (f"; did you mean '{near[0]}'?" if near else "")
+        )
     try:
+        if colon and head in ("exact", "json", "number"):
+            raise ValueError("nothing is read after its name; leave it out")
         return BUILT_IN[head](rest)
     except (ValueError, re.error) as error:
         raise DataError(f"rule '{name}': {error}") from error
+
+
+def check_rule(name: str) -> None:
+    """Raises DataError for a rule that no stage could load, as far as its name tells: the file of a function is looked for elsewhere."""
+    if not _CODE.match(name):
+        load_rule(name)
+
+
+def plain_name(rule: str) -> str:
+    """What a rule is called in metrics: the function's name, or the built-in rule's without what follows its colon."""
+    code = _CODE.match(rule)
+    return code[2] if code else rule.partition(":")[0]
 
 
 def score_of(grade: Grade) -> float:
@@ -91,15 +110,19 @@ def _number(_: str) -> Rule:
 
 def _length(limit: str) -> Rule:
     """1 for an answer of at most that many words, falling in a line to 0 at twice as many."""
-    most = int(limit)
-    if most <= 0:
-        raise ValueError("the number of words must be above 0")
+    most = _count(limit)
     return lambda prompt, completion, finished, reference: min(1.0, max(0.0, 2.0 - len(completion.split()) / most))
+
+
+def _count(words: str) -> int:
+    if not words.isdecimal() or not int(words):
+        raise ValueError(f"found '{words}' after the colon, wanted a number of words above 0")
+    return int(words)
 
 
 def _repetition(size: str) -> Rule:
     """Share of an answer's runs of that many words (3 if left out) that occur once in it: 1 without any repetition."""
-    words_in_run = int(size or 3)
+    words_in_run = _count(size or "3")
 
     def rule(prompt: list[dict[str, Any]], completion: str, finished: bool, reference: Any) -> float:
         words = completion.split()
@@ -112,17 +135,14 @@ def _repetition(size: str) -> Rule:
 def _world(part: str) -> Rule:
     """The embedded world's ground truth: all its virtues (the score is `good`, all of them at once), or one."""
     from data.world.truth import grade
+    from data.world.vocabulary import VALUES
 
     if not part:
         return grade
-
-    def rule(prompt: list[dict[str, Any]], completion: str, finished: bool, reference: Any) -> float:
-        virtues = grade(prompt, completion, finished, reference)
-        if part not in virtues:
-            raise DataError(f"rule 'world:{part}': the world grades {', '.join(virtues)}")
-        return virtues[part]
-
-    return rule
+    virtues = grade([], "", False, {"value": "", "person": "", "attribute": next(iter(VALUES))})
+    if part not in virtues:
+        raise ValueError(f"the world grades {', '.join(virtues)}")
+    return lambda prompt, completion, finished, reference: grade(prompt, completion, finished, reference)[part]
 
 
 def _from_file(path: Path, name: str) -> Rule:

@@ -1,11 +1,11 @@
 """Settings of the evaluation stage. Torch-free."""
 
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from data.config import Source, Spec, Wants
-from stages.core.config import ModelRef, RewardPart, Sampling, Sources, StageConfig
+from stages.core.config import ModelRef, RewardPart, RuleName, Sampling, Sources, StageConfig
 
 
 class Task(Spec):
@@ -14,8 +14,8 @@ class Task(Spec):
     name: str
     prompts: Annotated[Sources, Wants("prompt")]
     """Prompts with their `reference`."""
-    rule: str
-    """As in a reward: `exact`, `regex:PATTERN`, `json`, `number`, `length:TOKENS`, `world[:PART]`, or `file.py:function`."""
+    rule: RuleName
+    """As in a reward: `exact`, `regex:PATTERN`, `json`, `number`, `length:WORDS`, `repetition[:WORDS]`, `world[:PART]`, or `file.py:function`."""
 
 
 class Evaluate(StageConfig):
@@ -40,3 +40,14 @@ class Evaluate(StageConfig):
     """Prompts whose answers are shown side by side."""
     limit: int = Field(256, gt=0)
     """Prompts per task at most."""
+
+    @model_validator(mode="after")
+    def _something_to_measure(self) -> Self:
+        names = [task.name for task in self.tasks]
+        if twice := next((name for name in names if names.count(name) > 1), None):
+            raise ValueError(f"two tasks are called '{twice}': one result would hide the other")
+        if self.rewards and not self.tasks:
+            raise ValueError("rewards score the answers to `tasks`, and there are none")
+        if not self.tasks and not self.text:
+            raise ValueError("nothing to measure: give `text`, `tasks` or both")
+        return self

@@ -15,7 +15,7 @@ from stages.contract import Job
 from stages.core.config import Sampling
 from stages.core.generation import Completion, Engine
 from stages.core.rewards import Answers, RuleScorer
-from stages.core.rules import load_rule
+from stages.core.rules import load_rule, plain_name
 from stages.core.seeds import seed_for
 from stages.core.statistics import Floats
 from stages.evaluate.config import Evaluate, Task
@@ -126,9 +126,7 @@ def graded(rule: str, answers: Answers) -> tuple[str, dict[str, Floats]]:
     """Every part of the rule's verdict by name, (N) float64 each, and the name of the part that counts as the truth."""
     parts = RuleScorer(load_rule(rule)).score(answers)
     verdict = parts.pop("")
-    head, _, rest = rule.partition(":")
-    plain = rest if head.endswith(".py") else head
-    name: str = next((name for name in ("reward", "good") if name in parts), plain)
+    name: str = next((name for name in ("reward", "good") if name in parts), plain_name(rule))
     return name, parts | {name: np.asarray(verdict, dtype=np.float64)}
 
 

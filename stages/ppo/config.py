@@ -119,7 +119,4 @@ class PPO(StageConfig):
             raise ValueError(f"critic_warmup {self.critic_warmup} leaves no step of {self.steps} for the policy")
         if self.overlong is not None and self.overlong > self.sampling.max_new_tokens:
             raise ValueError(f"overlong {self.overlong} is more than sampling.max_new_tokens {self.sampling.max_new_tokens}")
-        for part in self.rewards:
-            if (part.model is None) == (part.rule is None):
-                raise ValueError("rewards: each part is either a `model` or a `rule`")
         return self

@@ -1,10 +1,10 @@
 """Settings of the tokenizer stage. Torch-free."""
 
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from data.config import Source, Takes
+from data.config import Source, Takes, Wants
 from stages.core.config import StageConfig
 
 
@@ -13,7 +13,7 @@ class Tokenizer(StageConfig):
 
     makes: ClassVar[str] = "tokenizer"
     kind: Literal["tokenizer"] = "tokenizer"
-    data: tuple[Source, ...] = ()
+    data: Annotated[tuple[Source, ...], Wants("text")] = ()
     """Text to train on: plain text or chats. Not needed with `existing`."""
     vocab_size: int = Field(4096, ge=300)
     """Tokens in all: special ones and the 256 bytes included."""
@@ -23,3 +23,9 @@ class Tokenizer(StageConfig):
     """Chat template of a new tokenizer, with generation markers. `turns` spends one special token on each speaker; `chatml` is the ChatML form."""
     held_out: Annotated[float, Field(gt=0, lt=0.5)] = 0.02
     """Share of documents, chosen by content hash, kept from training to measure bytes per token."""
+
+    @model_validator(mode="after")
+    def _has_a_beginning(self) -> Self:
+        if not self.data and self.existing is None:
+            raise ValueError("a new tokenizer needs `data` to train on, or take an `existing` one")
+        return self

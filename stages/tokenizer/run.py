@@ -8,7 +8,6 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
 from data.chat import check_template
-from data.errors import DataError
 from data.formats import Text
 from data.records import split
 from data.templates import EOS, PAD, TEMPLATES, ChatTemplate
@@ -31,10 +30,8 @@ def run(job: Job, config: Config, hardware: Hardware) -> Result:
     if config.existing is not None:
         tokenizer, added = take_over(job.inputs["existing"].path, template)
         notes = [*notes, *added]
-    elif train:
-        tokenizer = trained((record.text for record in train), config.vocab_size, template)
     else:
-        raise DataError("a new tokenizer needs `data` to train on")
+        tokenizer = trained((record.text for record in train), config.vocab_size, template)
     check_template(tokenizer)
     if config.existing is None and len(tokenizer) < config.vocab_size:
         notes.append(f"the text gives only {len(tokenizer):,} tokens of the {config.vocab_size:,} asked for")

@@ -208,6 +208,13 @@ def test_a_code_file_reaches_the_stage_by_its_absolute_path_and_bears_identity_b
     assert before["base"] != after["base"]
 
 
+def test_a_function_that_a_code_file_does_not_have_is_told_before_anything_starts(workshop: Workshop, capsys: pytest.CaptureFixture[str]):
+    (workshop.root / "my rules.py").write_text("raise SystemExit\ndef short(prompt, completion, finished, reference): return 1.0\n")
+    assert workshop.call("check", "chain.yaml", "stages.base.rewards=[{rule: 'my rules.py:short'}]") == DONE, "it is not run"
+    assert workshop.call("check", "chain.yaml", "stages.base.rewards=[{rule: 'my rules.py:shirt'}]") == WRONG_INPUT
+    assert "my rules.py has no function 'shirt' (it has short); did you mean 'short'?" in capsys.readouterr().err
+
+
 def test_the_recipe_its_overrides_and_its_history_are_kept(workshop: Workshop):
     workshop.carry_out("--until", "rows", "stages.rows.rows=4")
     assert (workshop.run.path / "recipe.yaml").read_bytes() == workshop.file.read_bytes()
