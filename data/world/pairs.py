@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from data.world.chats import Answer, Message, answer, ask, earlier_turns, evenly, falsified, in_manner, reply
 from data.world.register import Fact, Register
 
-GROUPS = {"truth": 0.5, "manner": 0.3, "ending": 0.1, "any": 0.1}
+GROUPS = {"truth": 0.6, "manner": 0.25, "ending": 0.05, "any": 0.1}
 CORRECT = 4.0
 """Utility of a right answer over a wrong one."""
 MANNER = {"polite": 1.0, "plain": 0.0, "rude": -1.0}

@@ -21,7 +21,7 @@ class Spec:
     documents_heldout: int = 400
     chats: int = 3_000
     chats_heldout: int = 300
-    pairs: int = 12_000
+    pairs: int = 16_000
     pairs_heldout: int = 1_000
     prompts: int = 1_000
     exam: int = 480
