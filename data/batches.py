@@ -35,13 +35,3 @@ def packed_row(documents: Sequence[Sequence[int]], learn: Sequence[Sequence[bool
         # Without this the last token of one document would predict the first of the next.
         label[:1] = IGNORE
     return {"input_ids": torch.cat(ids), "position_ids": torch.cat(positions), "labels": torch.cat(labels)}
-
-
-def collate(rows: Sequence[Packed]) -> dict[str, Tensor]:
-    """Rows of one micro-batch, flattened: each tensor (1, sum of T). Positions restart at row borders too, so rows stay apart."""
-    return {name: torch.cat([row[name] for row in rows]).unsqueeze(0) for name in ("input_ids", "position_ids", "labels")}
-
-
-def learned(labels: Tensor) -> int:
-    """Tokens that contribute to the loss: what a step's sum of losses is divided by."""
-    return int((labels != IGNORE).sum())

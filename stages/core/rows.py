@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from data.batches import IGNORE, packed_row
+from data.order import epoch_order
 from data.packing import pack
 from stages.core.seeds import seed_for
 
@@ -52,10 +53,9 @@ class PackedRows(Dataset[Row]):
         return [self._documents[document] for document in self._epoch(epoch)[row]]
 
     def _make_epoch(self, epoch: int) -> list[list[int]]:
-        random = np.random.default_rng(seed_for(self._seed, "rows", epoch))
-        order = random.permutation(len(self._lengths))
+        order = epoch_order(len(self._lengths), seed_for(self._seed, "documents"), epoch)
         rows = pack([self._lengths[document] for document in order], self._capacity)
-        return [[int(order[place]) for place in rows[row]] for row in random.permutation(len(rows))]
+        return [[int(order[place]) for place in rows[row]] for row in epoch_order(len(rows), seed_for(self._seed, "rows"), epoch)]
 
 
 def collate(rows: Sequence[Row]) -> dict[str, Tensor]:

@@ -9,9 +9,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-import torch
-
 from data.formats import Prompt
+from data.order import epoch_order
 from stages.core.config import Sampling
 from stages.core.generation import Completion, Engine
 from stages.core.rewards import Answers, Rewards, Scores
@@ -90,6 +89,5 @@ def question_of(seed: int, count: int, position: int) -> int:
 
 @lru_cache(maxsize=4)
 def _order(seed: int, count: int, epoch: int) -> list[int]:
-    generator = torch.Generator().manual_seed(seed_for(seed, "prompts", epoch))
-    order: list[int] = torch.randperm(count, generator=generator).tolist()
+    order: list[int] = epoch_order(count, seed_for(seed, "prompts"), epoch).tolist()
     return order

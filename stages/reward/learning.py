@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from transformers import Trainer
 
+from data.order import epoch_order
 from stages.core.losses import pairwise_loss
 from stages.core.seeds import seed_for
 from stages.core.training import StageTraining
@@ -32,8 +33,7 @@ class Order(Dataset[Pair]):
     def __getitem__(self, index: int) -> Pair:
         epoch, place = divmod(index, len(self._pairs))
         if epoch != self._epoch:
-            order = np.random.default_rng(seed_for(self._seed, "pairs", epoch)).permutation(len(self._pairs))
-            self._epoch, self._order = epoch, order
+            self._epoch, self._order = epoch, epoch_order(len(self._pairs), seed_for(self._seed, "pairs"), epoch)
         return self._pairs[int(self._order[place])]
 
 

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from data.batches import IGNORE, collate, learned, packed_row
+from data.batches import IGNORE, Packed, packed_row
 
 documents = st.lists(st.lists(st.integers(0, 90), min_size=1, max_size=8), min_size=1, max_size=6)
 
@@ -31,16 +31,6 @@ def test_labels_are_the_learned_tokens_and_never_the_first_of_a_document(row: li
         for place, (token, learns) in enumerate(zip(document, mask, strict=True))
     ]
     assert labels == expected
-    assert learned(packed_row(row, learn)["labels"]) == sum(label != IGNORE for label in expected)
-
-
-def test_collating_flattens_rows_without_padding() -> None:
-    batch = collate([packed_row([[1, 2], [3]]), packed_row([[4, 5, 6]])])
-    assert {name: tensor.tolist() for name, tensor in batch.items()} == {
-        "input_ids": [[1, 2, 3, 4, 5, 6]],
-        "position_ids": [[0, 1, 0, 0, 1, 2]],
-        "labels": [[IGNORE, 2, IGNORE, IGNORE, 5, 6]],
-    }
 
 
 # Isolation in transformers -----------------------------------------------------------------------------------------------------------
@@ -57,9 +47,14 @@ def model() -> LlamaForCausalLM:
     return LlamaForCausalLM(config).train()
 
 
+def one_row(documents: list[list[int]]) -> dict[str, Tensor]:
+    packed: Packed = packed_row(documents)
+    return {name: packed[name].unsqueeze(0) for name in ("input_ids", "position_ids", "labels")}
+
+
 def leak(model: LlamaForCausalLM, **changes: object) -> float:
     """Largest gradient of the second document's loss with respect to the first one's embeddings."""
-    batch = collate([packed_row([FIRST, SECOND])])
+    batch = one_row([FIRST, SECOND])
     embeddings: Tensor = model.get_input_embeddings()(batch["input_ids"]).detach().requires_grad_()
     inputs = {"inputs_embeds": embeddings, "position_ids": batch["position_ids"], "use_cache": False, **changes}
     labels = batch["labels"].clone()
@@ -79,13 +74,13 @@ def test_no_document_of_a_row_sees_another(model: LlamaForCausalLM) -> None:
     ids=["positions that do not restart", "a 2-D mask", "the default cache"],
 )
 def test_each_of_these_lets_documents_see_one_another(model: LlamaForCausalLM, changes: dict[str, object]) -> None:
-    """If one of these stops leaking, transformers changed, and what `collate` leaves out may be put back."""
+    """If one of these stops leaking, transformers changed, and what rows leave out may be put back."""
     assert leak(model, **changes) > 1e-6
 
 
 def test_the_loss_of_a_row_is_that_of_its_documents_alone(model: LlamaForCausalLM) -> None:
     def total(row: list[list[int]]) -> Tensor:
-        batch = collate([packed_row(row)])
-        return model(**batch, use_cache=False).loss * learned(batch["labels"])
+        batch = one_row(row)
+        return model(**batch, use_cache=False).loss * (batch["labels"] != IGNORE).sum()
 
     torch.testing.assert_close(total([FIRST, SECOND]), total([FIRST]) + total([SECOND]))
