@@ -53,10 +53,13 @@ def run(job: Job, config: Reward, hardware: Hardware) -> Result:
         trainer = trainer_of(model, data.training, job, config, precision, stop)
         steps = train(trainer)
         held_out = judged(data.held_out, score_pairs(model, data.held_out))
-        metrics = {**judge(held_out), **controls(data)}
+        control, told = controls(data)
+        metrics = {**judge(held_out), **control}
         statistics = {name: metrics[name] for name in ("reward_mean", "reward_std")}
         trainer.finish(lambda: save_artifact(untaught(model), tokenizer, job.artifact, kind="reward-model", **statistics))
-    return Result(steps=steps, metrics=metrics, tables=[slices(held_out), reliability_table(held_out)], notes=[*data.notes, str(precision)])
+    return Result(
+        steps=steps, metrics=metrics, tables=[slices(held_out), reliability_table(held_out)], notes=[*data.notes, told, str(precision)]
+    )
 
 
 def read(job: Job, config: Reward, tokenizer: Any, max_tokens: int) -> Held:
@@ -102,8 +105,9 @@ def judge(held_out: Judged) -> dict[str, float]:
     return {**accuracy_metrics(held_out), **calibration_metrics(held_out), **reward_metrics(held_out)}
 
 
-def controls(data: Held) -> dict[str, float]:
-    """What is reached without reading: by the length of the answers alone, and by their words without order or prompt."""
-    _, by_length = length_rule(longer(data.training), longer(data.held_out))
+def controls(data: Held) -> tuple[dict[str, float], str]:
+    """What is reached without reading, by the length of the answers alone, and by their words without order or prompt; and which length wins."""
+    rule, by_length = length_rule(longer(data.training), longer(data.held_out))
     words = BagOfWords(*answers(data.training[:CONTROL_PAIRS]))
-    return {"length_baseline": by_length, "bag_of_words": words.accuracy(*answers(data.held_out))}
+    metrics = {"length_baseline": by_length, "bag_of_words": words.accuracy(*answers(data.held_out))}
+    return metrics, f"length_baseline: {rule}, as in the training pairs"

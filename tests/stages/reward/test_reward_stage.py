@@ -91,6 +91,16 @@ def test_the_artifact_states_mean_and_deviation_of_its_rewards(trained):
     assert artifact.reload_difference < 1e-5
 
 
+def test_the_controls_stand_beside_the_accuracy_and_say_which_length_wins(trained, made):
+    job, result = trained
+    pairs = held_out(made, load_tokenizer(job.artifact))
+    (rule,) = [note for note in result.notes if note.startswith("length_baseline")]
+    sign = 1 if "longer wins" in rule else -1
+    wins = [(np.sign(sign * (len(pair.chosen) - len(pair.rejected))) + 1) / 2 for pair in pairs]
+    assert result.metrics["length_baseline"] == pytest.approx(np.mean(wins))
+    assert 0 < result.metrics["bag_of_words"] < 1
+
+
 def test_scores_do_not_depend_on_padding_on_either_side(trained, made):
     job, _ = trained
     model, tokenizer = load_reward_model(job.artifact, Hardware(gpus=0)), load_tokenizer(job.artifact)
