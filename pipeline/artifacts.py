@@ -49,11 +49,16 @@ def file_digest(file: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def listing(folder: Path) -> dict[str, dict[str, Any]]:
-    """Regular files below a folder: relative name to size and SHA-256, sorted. Hidden files and links say nothing of an artifact."""
-    files = sorted(file for file in folder.rglob("*") if file.is_file() and not file.is_symlink())
+def listing(folder: Path, *, links: bool = False) -> dict[str, dict[str, Any]]:
+    """Files below a folder: relative name to size and SHA-256, sorted. Hidden files say nothing of an artifact, nor do links unless asked for."""
+    files = sorted(file for file in folder.rglob("*") if file.is_file() and (links or not file.is_symlink()))
     names = {file.relative_to(folder).as_posix(): file for file in files if not file.name.startswith(".")}
     return {name: {"size": file.stat().st_size, "sha256": file_digest(file)} for name, file in names.items()}
+
+
+def folder_digest(folder: Path) -> str:
+    """Digest of a folder of the user's. Links count as what they point to: the Hub's cache, for one, holds nothing else."""
+    return content_digest(listing(folder, links=True))
 
 
 def content_digest(files: dict[str, dict[str, Any]]) -> str:

@@ -7,7 +7,7 @@ from data.errors import DataError
 from data.formats import Chat, Preference, Prompt, Record, Text
 from data.records import Finding, check_sources
 from data.sources import resolve
-from pipeline.errors import Problem, RecipeError
+from pipeline.errors import RecipeError
 from pipeline.jobs import source_folder
 from pipeline.plan import Plan, Step, tokenizer_problems
 from pipeline.references import wanted_sources
@@ -20,7 +20,7 @@ RECORDS: dict[str | None, type[Record] | None] = {None: None, "text": Text, "cha
 
 def check_all(plan: Plan, steps: Sequence[Step]) -> list[str]:
     """What was noticed about the data of these stages. Raises RecipeError with everything that is wrong."""
-    problems = [Problem(str(plan.recipe.file), "", message) for message in tokenizer_problems(plan)]
+    problems = tokenizer_problems(plan)
     notes: list[str] = []
     seen: dict[tuple[str, str | None], list[Finding]] = {}
     for step in steps:

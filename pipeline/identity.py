@@ -20,7 +20,7 @@ from pydantic import BaseModel
 
 from data.config import Source
 from data.errors import DataError
-from pipeline.artifacts import content_digest, file_digest, inspect, listing
+from pipeline.artifacts import file_digest, folder_digest, inspect
 from pipeline.errors import Problem, RecipeError, suggestion
 from pipeline.recipe import Recipe
 from pipeline.references import HUB, Field, Reference, children, is_context
@@ -121,7 +121,7 @@ class _Reader:
             return {}
         if found.kind not in reference.kinds:
             self._problem(reference.field, f"{folder} holds a {found.kind}; wanted {' or '.join(reference.kinds)}")
-        return {"files": content_digest(listing(folder))}
+        return {"files": folder_digest(folder)}
 
     def _source(self, field: Field, source: Source) -> dict[str, Any]:
         plain = {

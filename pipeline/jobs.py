@@ -9,7 +9,7 @@ from typing import Any
 
 from data.errors import DataError
 from data.sources import resolve
-from pipeline.artifacts import content_digest, inspect, listing
+from pipeline.artifacts import folder_digest, inspect
 from pipeline.errors import Problem, RecipeError
 from pipeline.hub import fetch
 from pipeline.identity import CODE, pinned, repository
@@ -78,13 +78,14 @@ def _input(plan: Plan, reference: Reference) -> Input:
             kind=type(step.config).makes,
             path=step.folder.artifact.resolve(),
             fingerprint=step.identity.fingerprint,
+            digest=(step.manifest or {}).get("digest"),
         )
     if reference.form == "hub":
         commit = plan.run.pins()[f"model {repository(reference.value)}"]
         folder, mark = fetch(reference.value, commit), commit
     else:
         folder = (plan.recipe.root / reference.value).resolve()
-        mark = content_digest(listing(folder))
+        mark = folder_digest(folder)
     found = inspect(folder)
     if not isinstance(found, Artifact) or found.kind not in reference.kinds:
         what = found if isinstance(found, str) else f"{reference.value} holds a {found.kind}"

@@ -8,6 +8,7 @@ import fcntl
 import json
 import os
 import socket
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,6 +17,9 @@ from typing import Any
 
 from pipeline.errors import HeldError
 from pipeline.store import now
+
+ASKS = 5
+"""Times that a lock is asked for: whoever only looks (`is_held`) has it for an instant."""
 
 
 @dataclass
@@ -39,16 +43,26 @@ def held(file: Path) -> Iterator[Lock]:
     file.parent.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise HeldError(f"{file.parent} is held by {describe(file)}; wait for it, or stop it with: kill {_pid(file)}") from error
+        if not _taken(descriptor):
+            raise HeldError(f"{file.parent} is held by {describe(file)}; wait for it, or stop it with: kill {_pid(file)}")
         lock = Lock(descriptor, {})
         lock.tell(pid=os.getpid(), host=socket.gethostname(), since=now())
         yield lock
     finally:
         # Closing frees the lock only when no child holds the same open file.
         os.close(descriptor)
+
+
+def _taken(descriptor: int) -> bool:
+    """Takes the lock, unless it is held for longer than `is_held` needs to ask."""
+    for _ in range(ASKS):
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            time.sleep(0.05)
+        else:
+            return True
+    return False
 
 
 def is_held(file: Path) -> bool:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pipeline.artifacts import MANIFEST, inspect
-from pipeline.errors import RecipeError, StoreError, suggestion
+from pipeline.errors import Problem, RecipeError, StoreError, suggestion
 from pipeline.identity import Identity, identities
 from pipeline.reasons import differences, missed_gates
 from pipeline.recipe import Recipe
@@ -33,13 +33,16 @@ class Selection:
         for given in (self.start, self.until, self.only, *self.redo):
             if given is not None and given not in names:
                 raise RecipeError(f"no stage '{given}' in {recipe.file} (stages: {', '.join(names)}){suggestion(given, names)}")
-        if self.only is not None:
-            return [self.only]
-        first = names.index(self.start) if self.start else 0
-        last = names.index(self.until) if self.until else len(names) - 1
+        if self.only is not None and (self.start or self.until):
+            raise RecipeError("--only is one stage alone: leave out --from and --until")
+        first = names.index(self.only or self.start or names[0])
+        last = names.index(self.only or self.until or names[-1])
         if first > last:
             raise RecipeError(f"'{self.start}' comes after '{self.until}': nothing lies between them")
-        return names[first : last + 1]
+        selected = names[first : last + 1]
+        if idle := [given for given in self.redo if given not in selected]:
+            raise RecipeError(f"--redo {idle[0]}: this stage is not among those selected ({', '.join(selected)})")
+        return selected
 
 
 @dataclass(frozen=True)
@@ -136,6 +139,9 @@ def _decide(recipe: Recipe, run: Run, name: str, identity: Identity, steps: Mapp
             return Step(name, config, identity, folder, "run", renewed or "asked for by --redo; the earlier result is kept", redo=True)
         if missed:
             reason += f"; misses its gate: {'; '.join(missed)}"
+    elif action in ("resume", "seal") and (renewed := _renewed(recipe, name, folder.orders(), steps)):
+        # A checkpoint holds weights that began as the model from before.
+        return Step(name, config, identity, folder, "run", f"{renewed}; what was half done is kept", redo=True)
     return Step(name, config, identity, folder, action, reason, manifest, tuple(missed))
 
 
@@ -195,9 +201,9 @@ def _why(recipe: Recipe, run: Run, name: str, identity: Identity, steps: Mapping
     return changed if inherited_only else f"{changed}; earlier result kept as {current.path.name}"
 
 
-def _renewed(recipe: Recipe, name: str, manifest: Mapping[str, Any], steps: Mapping[str, Step]) -> str | None:
-    """A stage above that was done again, with other bits than those that this result came from."""
-    inputs = manifest.get("inputs", {})
+def _renewed(recipe: Recipe, name: str, made_from: Mapping[str, Any], steps: Mapping[str, Step]) -> str | None:
+    """A stage above that was done again, with other bits than those in the `inputs` of this manifest or job."""
+    inputs = made_from.get("inputs", {})
     for reference in recipe.references[name]:
         if reference.form != "stage":
             continue
@@ -209,7 +215,7 @@ def _renewed(recipe: Recipe, name: str, manifest: Mapping[str, Any], steps: Mapp
     return None
 
 
-def tokenizer_problems(plan: Plan) -> list[str]:
+def tokenizer_problems(plan: Plan) -> list[Problem]:
     """Stages that take artifacts whose tokenizers or chat templates differ, as far as the artifacts are there."""
     found = []
     for step in plan.steps:
@@ -223,9 +229,8 @@ def tokenizer_problems(plan: Plan) -> list[str]:
                     digests.setdefault(digest, reference.value)
             if len(digests) > 1:
                 noun = "tokenizers" if what == "tokenizer_digest" else "chat templates"
-                found.append(
-                    f"stages.{step.name}: {' and '.join(digests.values())} have different {noun}; train them on one, or take another model"
-                )
+                complaint = f"{' and '.join(digests.values())} have different {noun}; train them on one, or take another model"
+                found.append(plan.recipe.problem(step.name, "", complaint))
     return found
 
 

@@ -24,7 +24,8 @@ class Stop:
 
     def __enter__(self) -> "Stop":
         for number in self.SIGNALS:
-            self._before[number] = signal.signal(number, self._note)
+            if signal.getsignal(number) != signal.SIG_IGN:  # as under nohup, where a hang-up must stop nothing
+                self._before[number] = signal.signal(number, self._note)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:

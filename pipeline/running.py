@@ -2,14 +2,17 @@
 
 import argparse
 import json
+import os
 import shlex
 from collections.abc import Sequence
 
 from pipeline.checks import check_all
+from pipeline.errors import Problem, RecipeError
 from pipeline.identity import identities
-from pipeline.launch import WORKER
+from pipeline.launch import WORKER, cuda_devices
 from pipeline.lock import held
 from pipeline.plan import Plan, Selection, make_plan
+from pipeline.recipe import Recipe
 from pipeline.show import plan_json, plan_text, summary
 from pipeline.target import open_target
 from stages.contract import DONE
@@ -23,6 +26,7 @@ def run_recipe(options: argparse.Namespace, arguments: Sequence[str], worker: Se
     if options.dry_run:
         _dry(plan, worker or WORKER, as_json=options.json)
         return DONE
+    _enough_devices(recipe)
     from pipeline.hub import settle
 
     with held(run.lock) as lock:
@@ -43,6 +47,14 @@ def run_recipe(options: argparse.Namespace, arguments: Sequence[str], worker: Se
     return code
 
 
+def _enough_devices(recipe: Recipe) -> None:
+    """Raises RecipeError if the recipe asks for more GPUs than stages would see."""
+    wanted, there = recipe.hardware.gpus, cuda_devices(os.environ)
+    if wanted != "auto" and wanted > there:
+        place = recipe.document.place(("hardware", "gpus"))
+        raise RecipeError([Problem(place, "hardware.gpus", f"found {wanted}, and stages would see {there} CUDA devices here")])
+
+
 def _again(options: argparse.Namespace, arguments: Sequence[str]) -> list[str]:
     """The same command, less what would be done twice."""
     words = [word for word in arguments if word != "--json"]
@@ -52,10 +64,9 @@ def _again(options: argparse.Namespace, arguments: Sequence[str]) -> list[str]:
 
 
 def _dry(plan: Plan, worker: Sequence[str], *, as_json: bool) -> None:
-    import os
     from pathlib import Path
 
-    from pipeline.launch import command, cuda_devices, resolved
+    from pipeline.launch import command, resolved
 
     hardware = resolved(plan.recipe.hardware, cuda_devices(os.environ))
     commands = {

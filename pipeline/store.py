@@ -115,6 +115,14 @@ class StageFolder:
             return None
         return found if isinstance(found, dict) and found.get("status", "done") == "done" else None
 
+    def orders(self) -> dict[str, Any]:
+        """What the last attempt was told; empty if nothing was."""
+        try:
+            found = read_json(self.path / "job.json")
+        except StoreError:
+            return {}
+        return found if isinstance(found, dict) else {}
+
     def checkpoint(self) -> str | None:
         """Name of the newest sealed checkpoint."""
         sealed = [file.parent.name for file in self.path.glob("checkpoints/step-*/COMPLETE")]
@@ -196,8 +204,9 @@ class Run:
         partial = self.path / "recipe.yaml.partial"
         partial.write_bytes(text.encode())
         partial.replace(self.path / "recipe.yaml")
-        # Relative, so that a run and its recipe can move together.
-        write_json(self.path / "overrides.json", {"overrides": list(overrides), "recipe": os.path.relpath(recipe, self.path)})
+        # Relative, so that a run and its recipe can move together; between real folders, because `..` does not go back through a link.
+        where = os.path.relpath(recipe.resolve(), self.path.resolve())
+        write_json(self.path / "overrides.json", {"overrides": list(overrides), "recipe": where})
 
     def event(self, event: str, **values: Any) -> None:
         """Adds one line to the run's history."""

@@ -21,5 +21,5 @@ def _of_run(path: Path, overrides: Sequence[str]) -> tuple[Recipe, Run]:
     kept = read_json(path / "overrides.json")
     if not (path / "recipe.yaml").is_file() or not isinstance(kept, dict):
         raise RecipeError(f"{path} is not a run's folder (it holds no recipe.yaml); name a recipe or a folder below runs/")
-    root = (path / kept["recipe"]).parent
+    root = (path.resolve() / kept["recipe"]).parent
     return load(path / "recipe.yaml", [*kept["overrides"], *overrides], root=root), Run(path)

@@ -56,6 +56,8 @@ class Input(Spec):
     path: Path
     """Folder that holds the artifact; absolute."""
     fingerprint: str
+    digest: str | None = None
+    """Of the files that an earlier stage left: done again, it may leave others under the same fingerprint."""
 
 
 class Job(Spec):

@@ -127,6 +127,18 @@ def test_everything_that_cannot_be_found_is_told_at_once_with_its_line(workshop:
     assert len(caught.value.problems) == 3
 
 
+def test_a_folder_of_links_enters_by_what_they_point_to(workshop: Workshop):
+    """The Hub's cache is made of links."""
+    folder = workshop.root / "model"
+    model_folder(workshop.root).rename(workshop.root / "blobs")
+    folder.mkdir()
+    for name in ("config.json", "model.safetensors"):
+        (folder / name).symlink_to(workshop.root / "blobs" / name)
+    before = workshop.fingerprints("stages.base.model=./model")
+    (workshop.root / "blobs/model.safetensors").write_bytes(b"other weights")
+    assert workshop.fingerprints("stages.base.model=./model")["base"] != before["base"]
+
+
 @pytest.mark.parametrize(
     ("make", "sentence"),
     [

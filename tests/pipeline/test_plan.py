@@ -123,6 +123,10 @@ def test_selections_are_checked_by_name(workshop: Workshop):
         workshop.plan(start="exam", until="base")
     with pytest.raises(RecipeError, match="neither done nor selected"):
         workshop.plan(only="exam")
+    with pytest.raises(RecipeError, match="--only is one stage alone"):
+        workshop.plan(only="base", until="chat")
+    with pytest.raises(RecipeError, match=r"--redo base: this stage is not among those selected \(chat, exam\)"):
+        workshop.plan(start="chat", redo=("base",))
 
 
 def test_stages_that_are_not_selected_are_left_out(workshop: Workshop):
@@ -176,8 +180,8 @@ def test_artifacts_with_different_tokenizers_are_refused_together(workshop: Work
     finish(workshop, "rows", "base", "chat")
     for name, digest in (("base", "one"), ("chat", "two")):
         (workshop.folder(name).artifact / "artifact.json").write_text(Artifact(kind="causal-lm", tokenizer_digest=digest).model_dump_json())
-    assert tokenizer_problems(workshop.plan()) == [
-        "stages.exam: base and chat have different tokenizers; train them on one, or take another model",
+    assert [str(problem) for problem in tokenizer_problems(workshop.plan())] == [
+        f"{workshop.file}:13: stages.exam: base and chat have different tokenizers; train them on one, or take another model",
     ]
 
 

@@ -85,6 +85,20 @@ def test_a_signal_stops_the_stage_after_a_checkpoint_and_the_same_command_goes_o
     assert json.loads((folder / "result.json").read_text())["notes"] == ["took 2 steps"]
 
 
+def test_a_signal_that_was_ignored_stays_ignored(workshop: Workshop, start: Callable[..., subprocess.Popen[str]]):
+    """As `nohup` asks: the terminal may close."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        process = start("wait")
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    process.send_signal(signal.SIGHUP)
+    time.sleep(0.6)
+    (workshop.folder("base").path / "go").touch()
+    process.communicate(timeout=PATIENCE)
+    assert process.returncode == DONE
+
+
 def test_a_second_signal_ends_a_stage_that_does_not_listen(workshop: Workshop, start: Callable[..., subprocess.Popen[str]]):
     process = start("deaf")
     stage = stage_pid(workshop)

@@ -1,10 +1,12 @@
 """The run directory, its lock, and what is shown while it fills."""
 
+import fcntl
 import io
 import json
 import os
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -85,6 +87,17 @@ def test_a_lock_lives_on_in_a_child_that_inherited_it(tmp_path: Path):
     assert is_held(file)
     child.communicate(b"\n")
     assert not is_held(file)
+
+
+def test_whoever_only_looks_at_a_lock_holds_off_nobody(tmp_path: Path):
+    file = tmp_path / "lock"
+    with held(file):
+        pass
+    with file.open() as looking:  # as `is_held` does, at a bad moment
+        fcntl.flock(looking, fcntl.LOCK_SH)
+        threading.Timer(0.1, fcntl.flock, (looking, fcntl.LOCK_UN)).start()
+        with held(file):
+            assert is_held(file)
 
 
 def test_an_unreadable_holder_is_no_crash(tmp_path: Path):
