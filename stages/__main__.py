@@ -2,9 +2,11 @@
 
 import ctypes
 import os
+import signal
 import sys
 import traceback
 import warnings
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +63,8 @@ def run_stage(job: Job, config: Any) -> int:
 def prepare_process(job: Job) -> None:
     """What must be set before torch is imported: memory allocation, threads, and libraries that would phone home or draw bars."""
     keep_memory()
+    if "RANK" in os.environ:
+        die_with_launcher()
     if os.environ.get("RANK", "0") != "0":
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - one process tells the story; errors of all are heard
     os.environ.setdefault("OMP_NUM_THREADS", str(job.hardware.threads or cores() // (job.hardware.processes or 1) or 1))
@@ -91,6 +95,16 @@ def keep_memory() -> None:
         libc.mallopt(m_trim_threshold, 2**31 - 1)
     except (OSError, AttributeError):
         return  # another C library: nothing to set
+
+
+def die_with_launcher() -> None:
+    """A launcher puts its workers into sessions of their own, where no signal to the stage's group finds them: when it is killed, so are they.
+
+    They hold no lock either, so that a survivor would write into a folder that the next run works on.
+    """
+    pr_set_pdeathsig = 1
+    with suppress(OSError, AttributeError):  # only Linux has it
+        ctypes.CDLL(None).prctl(pr_set_pdeathsig, int(signal.SIGKILL))
 
 
 def cores() -> int:

@@ -1,5 +1,6 @@
 """Loading and making models and tokenizers: local files only, safetensors only, no remote code, weights kept in fp32, packed rows isolated."""
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,10 +30,11 @@ class Precision:
 
 
 def device_of(hardware: Hardware) -> torch.device:
-    """The first CUDA device of this process, or the CPU."""
+    """The CUDA device of this process, or the CPU."""
     if hardware.gpus == 0 or not torch.cuda.is_available():
         return torch.device("cpu")
-    return torch.device("cuda", torch.cuda.current_device())
+    # Models are loaded before a trainer or a process group chooses the device: on the current one, all processes would share the first.
+    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
 
 
 def choose_precision(hardware: Hardware) -> Precision:

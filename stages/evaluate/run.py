@@ -50,13 +50,14 @@ def run(job: Job, config: Evaluate, hardware: Hardware) -> Result:
 
 
 def mark_all(family: Sequence[Member], job: Job, config: Evaluate, hardware: Hardware) -> dict[str, list[Marks]]:
-    """Every member's exams, marked. The reward models are loaded once for all members with the same tokens."""
+    """Every member's exams, marked. The reward models are loaded once for all members with the same tokens and template."""
     marks: dict[str, list[Marks]] = {}
     rewards: Rewards | None = None
     speaks: object = None
     for member in family:
-        if config.rewards and member.papers and (rewards is None or member.tokenizer.get_vocab() != speaks):
-            rewards, speaks = build_rewards(config.rewards, job, member.tokenizer, hardware), member.tokenizer.get_vocab()
+        spoken = (member.tokenizer.get_vocab(), member.tokenizer.chat_template)
+        if config.rewards and member.papers and (rewards is None or spoken != speaks):
+            rewards, speaks = build_rewards(config.rewards, job, member.tokenizer, hardware), spoken
         marks[member.name] = [mark(paper, kl, rewards) for paper, kl in zip(member.papers, member.kl, strict=True)]
     return marks
 

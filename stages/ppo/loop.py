@@ -61,7 +61,7 @@ class Training:
                 self.kl.adapt(line["kl"], self.config.batch)
             if (step + 1) % self.config.evaluate_every == 0 or step + 1 == self.config.steps:
                 self.watch.evaluate(step + 1, self.players)
-            asked = stop()
+            asked = self.ranks.any(stop())
             if asked or self._checkpoint_is_due(step + 1):
                 self.save(step + 1)
             if asked and step + 1 < self.config.steps:

@@ -5,6 +5,7 @@ so that results do not depend on how many there are. Gradients are summed here, 
 the models, so none can be bypassed.
 """
 
+import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -30,6 +31,10 @@ class Ranks:
         dist.all_reduce(total)
         return total
 
+    def any(self, flag: bool) -> bool:
+        """Whether it is true on one process: a signal reaches some of them earlier than others, and all must stop at the same step."""
+        return bool(self.sum(torch.tensor([float(flag)])) > 0)
+
     def sum_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
         """Replace every gradient by its sum over processes, in one message. A process without a row in the window counts as zero."""
         if self.size == 1:
@@ -48,5 +53,8 @@ class Ranks:
 def join() -> Ranks:
     """This process among those that the launcher started."""
     if not dist.is_initialized() and dist.is_torchelastic_launched():
-        dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+        if torch.cuda.is_available():
+            torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+        # Gradients lie on the device, statistics on the CPU: each needs a backend of its own.
+        dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
     return Ranks(dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else Ranks()

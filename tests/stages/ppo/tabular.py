@@ -119,7 +119,7 @@ def training(toy: Toy, config: PPO, folder: Path, *, seed: int = 0, policy: nn.M
         Player("critic", parts.get("critic") or TableCritic(), config.critic_optimizer, config.steps * updates, ranks),
         reference,
     )
-    rewards = Rewards([("toy", RewardPart(rule="toy"), TableReward(toy))])
+    rewards = Rewards([("toy", RewardPart(rule="exact"), TableReward(toy))])
     engine = parts.get("engine") or TableEngine(policy)  # type: ignore[arg-type]
     sampling = Sampling(temperature=temperature, max_new_tokens=LONGEST)
     rollouts = Rollouts(engine, rewards, NoWords(), frozenset({EOS}), sampling, seed, ranks)

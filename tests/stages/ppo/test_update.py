@@ -8,6 +8,7 @@ import torch
 import torch.multiprocessing as mp
 
 from stages.core.generation import Completion, Transformers
+from stages.core.interrupt import Interrupted
 from stages.core.logprobs import TokenLogprobs, TokenValues
 from stages.core.rewards import Scores
 from stages.ppo.config import PPO
@@ -17,7 +18,8 @@ from stages.ppo.ranks import Ranks, join
 from stages.ppo.rollout import Rollout, question_of
 from stages.ppo.update import Update
 from tests.stages.core.test_logprobs import END, model_of, prompts_of
-from tests.stages.ppo.tabular import settings
+from tests.stages.ppo.tabular import settings, training
+from tests.stages.ppo.toy import Toy
 
 ROWS, LIMIT, ALONE = 16, 8, Ranks()
 
@@ -235,3 +237,10 @@ def test_two_processes_make_the_update_of_one(tmp_path):
             assert torch.equal(mine[name], theirs[name])
             torch.testing.assert_close(mine[name], parameter, atol=1e-6, rtol=0)
     assert first[2] == pytest.approx(means, abs=1e-4)
+
+
+def test_a_signal_that_reaches_another_process_first_stops_this_one_at_the_same_step(tmp_path, monkeypatch):
+    monkeypatch.setattr(Ranks, "any", lambda ranks, flag: True)
+    with pytest.raises(Interrupted, match="stopped after rollout 1 of 5"):
+        training(Toy(0), settings(steps=5, batch=8), tmp_path).train(lambda: False)
+    assert (tmp_path / "checkpoints/step-000001/COMPLETE").exists()
