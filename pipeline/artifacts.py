@@ -34,14 +34,26 @@ def _foreign(folder: Path) -> Artifact | str:
     if (folder / "adapter_config.json").is_file() and not (folder / "config.json").is_file():
         return f"{folder} holds an adapter without its model; merge it first, or train it in a stage of this recipe"
     if (folder / "config.json").is_file():
-        names = json.loads((folder / "config.json").read_bytes()).get("architectures") or []
-        scores = any(str(name).endswith("ForSequenceClassification") for name in names)
-        return Artifact(kind="reward-model" if scores else "causal-lm", tokenizer_digest=tokenizer)
+        config = json.loads((folder / "config.json").read_bytes())
+        scores = any(str(name).endswith("ForSequenceClassification") for name in config.get("architectures") or [])
+        context = config.get("max_position_embeddings")
+        return Artifact(kind="reward-model" if scores else "causal-lm", tokenizer_digest=tokenizer, context_length=context)
     if tokenizer or (folder / "tokenizer_config.json").is_file():
         return Artifact(kind="tokenizer", tokenizer_digest=tokenizer)
     if any(entry.is_file() for entry in folder.iterdir()):
         return Artifact(kind="dataset") if not (folder / MANIFEST).exists() else f"{folder} holds no artifact"
     return f"{folder} is empty"
+
+
+def lacks_template(folder: Path) -> bool:
+    """Whether a model's folder has a tokenizer, and no chat template anywhere."""
+    settings = folder / "tokenizer_config.json"
+    if not settings.is_file() or any(folder.glob("*chat_template*")):
+        return False
+    try:
+        return not json.loads(settings.read_bytes()).get("chat_template")
+    except (OSError, ValueError, AttributeError):
+        return False
 
 
 def file_digest(file: Path) -> str:

@@ -1,13 +1,15 @@
 """Looks at data and artifacts before anything starts: every local source is read as its stage will read it, hand-offs are compared."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from data.config import Source
 from data.errors import DataError
 from data.formats import Chat, Preference, Prompt, Record, Text
 from data.records import Finding, check_sources
 from data.sources import resolve
-from pipeline.errors import RecipeError
+from pipeline.artifacts import inspect, lacks_template
+from pipeline.errors import Problem, RecipeError
 from pipeline.jobs import source_folder
 from pipeline.plan import Plan, Step, tokenizer_problems
 from pipeline.references import wanted_sources
@@ -20,7 +22,7 @@ RECORDS: dict[str | None, type[Record] | None] = {None: None, "text": Text, "cha
 
 def check_all(plan: Plan, steps: Sequence[Step]) -> list[str]:
     """What was noticed about the data of these stages. Raises RecipeError with everything that is wrong."""
-    problems = tokenizer_problems(plan)
+    problems = tokenizer_problems(plan) + length_problems(plan) + template_problems(plan)
     notes: list[str] = []
     seen: dict[tuple[str, str | None], list[Finding]] = {}
     for step in steps:
@@ -37,6 +39,37 @@ def check_all(plan: Plan, steps: Sequence[Step]) -> list[str]:
     if problems:
         raise RecipeError(problems)
     return notes
+
+
+def length_problems(plan: Plan) -> list[Problem]:
+    """Stages that ask for more tokens than the models that they take, as far as the recipe and folders tell."""
+    problems: list[Problem] = []
+    left: dict[str, int | None] = {}
+    for name, config in plan.recipe.stages.items():
+        contexts: dict[str, int | None] = {}
+        for reference in plan.recipe.references[name]:
+            found = inspect(plan.recipe.root / reference.value) if reference.form == "folder" else None
+            contexts[reference.field] = left[reference.value] if reference.form == "stage" else getattr(found, "context_length", None)
+        if (complaint := config.too_long(contexts)) is not None:
+            problems.append(plan.recipe.problem(name, *complaint))
+        left[name] = config.context_left(contexts)
+    return problems
+
+
+def template_problems(plan: Plan) -> list[Problem]:
+    """Stages that render chats for a model that began as a folder without a chat template."""
+    problems: list[Problem] = []
+    without: dict[str, Path] = {}
+    for name, config in plan.recipe.stages.items():
+        renders = any(wants in ("chat", "preference", "prompt") for _, _, wants in wanted_sources(config))
+        for reference in plan.recipe.references[name]:
+            folder = plan.recipe.root / reference.value
+            bare = without.get(reference.value) or (folder if reference.form == "folder" and lacks_template(folder) else None)
+            if bare is not None and renders:
+                problems.append(plan.recipe.problem(name, reference.field, f"{bare} has no chat template; add a chat_template.jinja to it"))
+            elif bare is not None and config.makes != "tokenizer":  # a tokenizer stage adds one
+                without[name] = bare
+    return problems
 
 
 def _findings(plan: Plan, source: Source, wants: str | None) -> list[Finding]:

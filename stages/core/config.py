@@ -1,5 +1,6 @@
 """Settings that stages share. Torch-free."""
 
+from collections.abc import Mapping
 from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
@@ -49,6 +50,14 @@ class StageConfig(Spec):
     """Kind of the artifact that the stage leaves."""
     require: Annotated[dict[str, Bound | float], Context()] = {}
     """Gate: metrics of this stage that later stages need, as a minimum or `{min, max}`; the chain stops where one is missed."""
+
+    def context_left(self, contexts: Mapping[str, int | None]) -> int | None:
+        """Longest sequence of the model that the stage leaves; None if it cannot be told. `contexts` has those of what it takes, by field."""
+        return contexts.get("model")
+
+    def too_long(self, contexts: Mapping[str, int | None]) -> tuple[str, str] | None:
+        """A field that asks for more tokens than the models of `contexts` take, and what is wrong with it."""
+        return None
 
 
 class Optimizer(Spec):
@@ -107,6 +116,16 @@ class Sampling(Spec):
     """Divides the logits before sampling; the trainer's log-probabilities are computed at the same temperature."""
     max_new_tokens: int = Field(256, gt=0)
     """An answer that has not ended by then is cut, and counts as unfinished."""
+
+    def too_long(self, contexts: Mapping[str, int | None]) -> tuple[str, str] | None:
+        """As in a stage's settings, for the field `sampling`."""
+        known = [context for context in contexts.values() if context is not None]
+        if not known or self.max_new_tokens < min(known):
+            return None
+        return (
+            "sampling.max_new_tokens",
+            f"found {self.max_new_tokens}, which leaves no room for a prompt in a context of {min(known)} tokens",
+        )
 
 
 class RewardPart(Spec):

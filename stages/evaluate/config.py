@@ -1,5 +1,6 @@
 """Settings of the evaluation stage. Torch-free."""
 
+from collections.abc import Mapping
 from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
@@ -40,6 +41,9 @@ class Evaluate(StageConfig):
     """Prompts whose answers are shown side by side."""
     limit: int = Field(256, gt=0)
     """Prompts per task at most."""
+
+    def too_long(self, contexts: Mapping[str, int | None]) -> tuple[str, str] | None:
+        return self.sampling.too_long(contexts if self.tasks else {})
 
     @model_validator(mode="after")
     def _something_to_measure(self) -> Self:

@@ -1,5 +1,6 @@
 """Settings of the PPO stage. Torch-free."""
 
+from collections.abc import Mapping
 from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
@@ -110,6 +111,9 @@ class PPO(StageConfig):
     """Held-out prompts answered in an evaluation, the first ones."""
     guards: Literal["warn", "stop"] = "warn"
     """What follows a sign of trouble (negative KL, KL explosion, entropy collapse, equal rewards, answers that never end...): a note, or the end."""
+
+    def too_long(self, contexts: Mapping[str, int | None]) -> tuple[str, str] | None:
+        return self.sampling.too_long({name: context for name, context in contexts.items() if name == "model"})
 
     @model_validator(mode="after")
     def _shapes(self) -> Self:

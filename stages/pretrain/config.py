@@ -1,5 +1,6 @@
 """Settings of the pretraining stage. Torch-free."""
 
+from collections.abc import Mapping
 from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
@@ -36,6 +37,9 @@ class Pretrain(StageConfig):
     optimizer: PretrainOptimizer = PretrainOptimizer()
     adapter: Adapter | None = None
     """Train an adapter instead of all weights."""
+
+    def context_left(self, contexts: Mapping[str, int | None]) -> int | None:
+        return self.model.context if isinstance(self.model, Llama) else super().context_left(contexts)
 
     @model_validator(mode="after")
     def _tokenizer_fits(self) -> Self:

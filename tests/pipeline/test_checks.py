@@ -1,0 +1,75 @@
+"""What a check finds in hand-offs before anything starts, with the real stages' settings."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from pipeline.__main__ import main
+
+RECIPE = """\
+name: lengths
+stages:
+  words: {kind: tokenizer, data: [{path: text.jsonl}]}
+  base: {kind: pretrain, tokenizer: words, model: {context: 64}, data: [{path: text.jsonl}], tokens: 100}
+  chat: {kind: sft, model: base, data: [{path: chats.jsonl}]}
+  policy:
+    kind: ppo
+    model: chat
+    rewards: [{rule: exact}]
+    prompts: [{path: prompts.jsonl}]
+    steps: 20
+    sampling: {max_new_tokens: 63}
+  exam:
+    kind: evaluate
+    models: [base, policy]
+    tasks: [{name: all, prompts: [{path: prompts.jsonl}], rule: exact}]
+    sampling: {max_new_tokens: 63}
+"""
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    chat = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
+    for name, row in (("text", {"text": "a"}), ("chats", {"messages": chat}), ("prompts", {"prompt": "a", "reference": "b"})):
+        (tmp_path / f"{name}.jsonl").write_text(json.dumps(row) + "\n")
+    (tmp_path / "lengths.yaml").write_text(RECIPE)
+    return tmp_path
+
+
+def complaint(capsys: pytest.CaptureFixture[str], *overrides: str) -> str:
+    code = main(["check", "lengths.yaml", *overrides])
+    error = capsys.readouterr().err
+    assert code == (2 if error else 0)
+    return error
+
+
+def model(folder: Path, **settings: object) -> None:
+    (folder / "model").mkdir()
+    config = {"architectures": ["LlamaForCausalLM"], "max_position_embeddings": 32}
+    (folder / "model/config.json").write_text(json.dumps(config))
+    (folder / "model/tokenizer_config.json").write_text(json.dumps(settings))
+
+
+def test_an_answer_as_long_as_the_context_is_refused_before_the_model_is_trained(capsys: pytest.CaptureFixture[str]):
+    assert complaint(capsys) == ""
+    for stage in ("policy", "exam"):
+        said = f"stages.{stage}.sampling.max_new_tokens: found 64, which leaves no room for a prompt in a context of 64 tokens"
+        assert said in complaint(capsys, f"stages.{stage}.sampling.max_new_tokens=64")
+
+
+def test_the_context_of_a_folder_is_read_too(folder: Path, capsys: pytest.CaptureFixture[str]):
+    model(folder, chat_template="{{ messages }}")
+    assert "a context of 32 tokens" in complaint(capsys, "stages.chat.model=./model")
+
+
+def test_a_chat_template_that_is_missing_is_found_through_every_stage(folder: Path, capsys: pytest.CaptureFixture[str]):
+    model(folder)
+    continued = "stages.base={kind: pretrain, model: ./model, data: [{path: text.jsonl}], tokens: 100}"
+    short = ("stages.policy.sampling.max_new_tokens=8", "stages.exam.sampling.max_new_tokens=8")
+    assert "lengths.yaml:5: stages.chat.model: " in (found := complaint(capsys, continued, *short))
+    assert "model has no chat template; add a chat_template.jinja to it" in found
+    assert "stages.words" not in found
+    (folder / "model/chat_template.jinja").write_text("{{ messages }}")
+    assert complaint(capsys, continued, *short) == ""
