@@ -1,9 +1,9 @@
 """What a recipe says about data, and the base of every settings class. Imports no torch and no datasets: the orchestrator reads it too."""
 
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 
 class Spec(BaseModel):
@@ -65,3 +65,17 @@ class Source(Spec):
     """Take at most this many rows."""
     on_bad_rows: Literal["error", "skip"] = "error"
     """A bad row stops the run before anything starts, or is left out and counted."""
+
+    @model_validator(mode="after")
+    def _columns_are_spelled_right(self) -> Self:
+        """Any name may stand in `columns`, because rules read columns of their own; one that nearly is one of ours is a slip."""
+        if self.columns:
+            from difflib import get_close_matches
+
+            from data.formats import ALIASES
+
+            for name in self.columns:
+                known = {*ALIASES, *(alias for aliases in ALIASES.values() for alias in aliases)}
+                if name not in known and (near := get_close_matches(name, ALIASES, n=1, cutoff=0.8)):
+                    raise ValueError(f"no field '{name}' is read; did you mean '{near[0]}'? (columns: our name to theirs)")
+        return self

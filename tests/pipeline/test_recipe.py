@@ -60,6 +60,10 @@ stages:
         ),
         ("{kind: pretrain, data: [{path: x}], tokens: 3}", "stages.base: a new model needs `tokenizer`"),
         ("{kind: sft, model: ./m, data: [{path: x}], adapter: {kind: lora, rnk: 3}}", "did you mean 'rank'?"),
+        (
+            "{kind: toy-train, data: [{path: x, columns: {massages: turns, group: kind}}]}",
+            "stages.base.data.0: no field 'massages' is read; did you mean 'messages'?",
+        ),
         ("{kind: tokenizer}", "a new tokenizer needs `data` to train on, or take an `existing` one"),
         ("{kind: toy-train, require: {loss: {}}}", "stages.base.require.loss: a gate needs `min`, `max` or both"),
         ("{kind: toy-train, require: {loss: {min: 2, max: 1}}}", "no value is at least 2 and at most 1"),
