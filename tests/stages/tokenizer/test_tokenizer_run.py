@@ -2,8 +2,8 @@ import json
 
 import pytest
 
-from data.errors import DataError
 from data.templates import TEMPLATES
+from stages.tokenizer.config import Tokenizer
 from stages.tokenizer.run import bytes_per_token, trained
 
 ODD = ["Grüße, 世界! 🙂", "  two  spaces\tand\na line", "a" * 300, "\x00\x7f", "<|user|> is only text where nobody means it"]
@@ -56,9 +56,9 @@ def test_too_little_text_is_noted(make_job, run_stage, sentences):
     assert any("of the 5,000 asked for" in note for note in run_stage(job).notes)
 
 
-def test_without_text_and_without_an_existing_one_it_says_so(make_job, run_stage):
-    with pytest.raises(DataError, match="needs `data`"):
-        run_stage(make_job("tokenizer", {}))
+def test_without_text_and_without_an_existing_one_it_says_so():
+    with pytest.raises(ValueError, match="needs `data`"):
+        Tokenizer()
 
 
 def test_an_existing_tokenizer_gets_what_it_lacks_and_keeps_its_ids(make_job, run_stage, tokenizer, tmp_path):
