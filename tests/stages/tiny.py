@@ -17,7 +17,9 @@ def tokenizer_of(words, template="turns"):
 
     chat = TEMPLATES[template]
     special = [PAD, EOS, "<|unk|>", *chat.tokens]
-    vocabulary = {word: place for place, word in enumerate([*special, *dict.fromkeys(piece for word in words for piece in (word, "Ġ" + word)), "Ċ"])}
+    vocabulary = {
+        word: place for place, word in enumerate([*special, *dict.fromkeys(piece for word in words for piece in (word, "Ġ" + word)), "Ċ"])
+    }
     backend = Tokenizer(models.WordLevel(vocabulary, unk_token="<|unk|>"))
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
     backend.decoder = decoders.ByteLevel()

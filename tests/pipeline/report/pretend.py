@@ -17,7 +17,7 @@ stages:
   chat: {kind: sft, model: base, data: [{stage: world, path: chats.jsonl, weight: 0.7}, {path: mine/*.jsonl, weight: 0.3}]}
   judge: {kind: reward, model: chat, data: [{stage: world, path: pairs.jsonl}], require: {accuracy: 0.65}}
   policy: {kind: ppo, model: chat, rewards: [{model: judge}], prompts: [{stage: world, path: prompts.jsonl}], steps: 120}
-  exam: {kind: evaluate, models: [base, chat, policy], rewards: [{model: judge}]}
+  exam: {kind: evaluate, models: [base, chat, policy], text: [{stage: world, path: stories-heldout.jsonl}]}
 """
 
 PRINTS = {
