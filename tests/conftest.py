@@ -1,5 +1,6 @@
 """A workspace as a user has it, with the shipped recipes made small enough to run in a test."""
 
+import signal
 from pathlib import Path
 
 import pytest
@@ -7,6 +8,11 @@ from ruamel.yaml import YAML
 
 from tests.command import pipeline
 from tests.recipes.documents import RECIPES
+
+# A shell starts its background jobs with Ctrl-C ignored, and children inherit that: the tests that send signals need them heard.
+for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    if signal.getsignal(number) is signal.SIG_IGN:
+        signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
 
 SMALL = {
     "world": {"documents": 600, "chats": 200, "pairs": 300, "prompts": 60},

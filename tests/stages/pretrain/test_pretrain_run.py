@@ -86,8 +86,10 @@ def test_the_result_depends_on_the_seed_and_not_on_the_micro_batch(pretrain, run
         return load_file(job.artifact / "model.safetensors")
 
     whole, halves = weights("whole", micro_batch=8), weights("halves", micro_batch=3)
-    for name, tensor in whole.items():
-        torch.testing.assert_close(tensor, halves[name], rtol=0, atol=2e-5)
+    difference = torch.cat([(tensor - halves[name]).abs().flatten() for name, tensor in whole.items()])
+    # Adam divides by the gradient's size, so where a gradient is almost zero its rounding shows; a wrong divisor moves every weight by about 1e-2.
+    assert difference.mean() < 1e-6
+    assert difference.max() < 1e-3
 
 
 def test_an_existing_model_is_continued_with_its_own_tokenizer(pretrain, run_stage):
