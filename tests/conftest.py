@@ -4,6 +4,7 @@ import signal
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 from ruamel.yaml import YAML
 
 from tests.command import pipeline
@@ -13,6 +14,10 @@ from tests.recipes.documents import RECIPES
 for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
     if signal.getsignal(number) is signal.SIG_IGN:
         signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+
+# The same examples each time: a run that lands must not depend on luck. Without a deadline, since machines differ.
+settings.register_profile("seeded", derandomize=True, deadline=None)
+settings.load_profile("seeded")
 
 SMALL = {
     "world": {"documents": 600, "chats": 200, "pairs": 300, "prompts": 60},
