@@ -159,7 +159,7 @@ def test_swapping_chosen_and_rejected_mirrors_the_accuracy_and_leaves_the_truth(
 def test_planted_preferences_are_found_to_within_the_noise(tmp_path):
     tokenizer = tokenizer_of(WORDS + ASKED)
     saved(causal_lm(tokenizer, layers=1), tokenizer, tmp_path / "sft")
-    written(tmp_path / "pairs.jsonl", rows(5000, seed=1))
+    written(tmp_path / "pairs.jsonl", rows(12000, seed=1))
     written(tmp_path / "held-out.jsonl", rows(1500, seed=2))
     _, result = run(tmp_path, tmp_path / "stage", epochs=5.0, batch_pairs=64)
     metrics = result.metrics
