@@ -56,6 +56,33 @@ def lacks_template(folder: Path) -> bool:
         return False
 
 
+def unfit(folder: Path) -> str | None:
+    """Why a model's folder cannot be trained with the tokenizer that lies in it, as far as its files tell; None if nothing is known to be wrong."""
+    try:
+        rows = json.loads((folder / "config.json").read_bytes()).get("vocab_size")
+        tokenizer = json.loads((folder / "tokenizer.json").read_bytes())
+        ids = [*tokenizer["model"]["vocab"].values(), *(token["id"] for token in tokenizer.get("added_tokens", []))]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None  # another kind of tokenizer; the stage that loads it looks again
+    if rows is not None and max(ids, default=0) >= rows:
+        return f"{folder}: its tokenizer has ids up to {max(ids)} and its model only {rows} embeddings: they do not belong together"
+    return None
+
+
+def end_is_padding(folder: Path) -> bool:
+    """Whether a folder's tokenizer pads with the token that ends a text, so that the end could not be learned."""
+    try:
+        settings = json.loads((folder / "tokenizer_config.json").read_bytes())
+        pad, eos = (_content(settings.get(name)) for name in ("pad_token", "eos_token"))
+    except (OSError, ValueError, AttributeError):
+        return False
+    return pad is not None and pad == eos
+
+
+def _content(token: Any) -> Any:
+    return token.get("content") if isinstance(token, dict) else token
+
+
 def file_digest(file: Path) -> str:
     with file.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -8,12 +8,13 @@ from data.errors import DataError
 from data.formats import Chat, Preference, Prompt, Record, Text
 from data.records import Finding, check_sources
 from data.sources import resolve
-from pipeline.artifacts import inspect, lacks_template
+from pipeline.artifacts import end_is_padding, inspect, lacks_template, unfit
 from pipeline.errors import Problem, RecipeError
 from pipeline.jobs import source_folder
 from pipeline.plan import Plan, Step, tokenizer_problems
 from pipeline.references import wanted_sources
 
+MEND = "a tokenizer stage (`existing: ...`) adds one; name it as `tokenizer` of the stage that begins with this model"
 FEW = 20
 WARNING = "warning: "
 """Begins a note on data that looks wrong."""
@@ -22,7 +23,7 @@ RECORDS: dict[str | None, type[Record] | None] = {None: None, "text": Text, "cha
 
 def check_all(plan: Plan, steps: Sequence[Step]) -> list[str]:
     """What was noticed about the data of these stages. Raises RecipeError with everything that is wrong."""
-    problems = tokenizer_problems(plan) + length_problems(plan) + template_problems(plan)
+    problems = tokenizer_problems(plan) + length_problems(plan) + folder_problems(plan)
     notes: list[str] = []
     seen: dict[tuple[str, str | None], list[Finding]] = {}
     for step in steps:
@@ -56,20 +57,36 @@ def length_problems(plan: Plan) -> list[Problem]:
     return problems
 
 
-def template_problems(plan: Plan) -> list[Problem]:
-    """Stages that render chats for a model that began as a folder without a chat template."""
+def folder_problems(plan: Plan) -> list[Problem]:
+    """Models that began as a folder whose tokenizer does not fit them, pads with their end, or lacks the chat template that a stage renders.
+
+    A tokenizer stage adds what is missing, and the first stage that names it as `tokenizer` beside `model` passes it on.
+    """
     problems: list[Problem] = []
-    without: dict[str, Path] = {}
+    lacking: dict[str, str] = {}
     for name, config in plan.recipe.stages.items():
+        if config.makes == "tokenizer" or any(reference.field == "tokenizer" for reference in plan.recipe.references[name]):
+            continue
         renders = any(wants in ("chat", "preference", "prompt") for _, _, wants in wanted_sources(config))
         for reference in plan.recipe.references[name]:
-            folder = plan.recipe.root / reference.value
-            bare = without.get(reference.value) or (folder if reference.form == "folder" and lacks_template(folder) else None)
-            if bare is not None and renders:
-                problems.append(plan.recipe.problem(name, reference.field, f"{bare} has no chat template; add a chat_template.jinja to it"))
-            elif bare is not None and config.makes != "tokenizer":  # a tokenizer stage adds one
-                without[name] = bare
+            folder = plan.recipe.root / reference.value if reference.form == "folder" else None
+            lack = _lacks(folder) if folder else lacking.get(reference.value)
+            misfit = _misfit(folder) if folder else None
+            if misfit or (lack and renders):
+                problems.append(plan.recipe.problem(name, reference.field, misfit or lack or ""))
+            elif lack:
+                lacking[name] = lack
     return problems
+
+
+def _misfit(folder: Path) -> str | None:
+    return unfit(folder) or (
+        f"{folder} pads with the token that ends a text, so that the end could not be learned; {MEND}" if end_is_padding(folder) else None
+    )
+
+
+def _lacks(folder: Path) -> str | None:
+    return f"{folder} has no chat template; {MEND}" if lacks_template(folder) else None
 
 
 def _findings(plan: Plan, source: Source, wants: str | None) -> list[Finding]:

@@ -27,6 +27,14 @@ RuleName = Annotated[str, AfterValidator(_known_rule)]
 """`exact`, `regex:PATTERN`, `json`, `number`, `length:WORDS`, `repetition[:WORDS]`, `world[:PART]`, or `file.py:function`."""
 
 
+def check_new_tokens_learn(tokenizer: str | None, adapter: Spec | None) -> None:
+    """Raises ValueError where tokens that a tokenizer adds to a model would keep embeddings that mean nothing, because an adapter leaves them frozen."""
+    if tokenizer is not None and adapter is not None:
+        raise ValueError(
+            "an adapter would leave the new tokens of `tokenizer` untrained: leave `adapter` out, or add the tokens in a stage before"
+        )
+
+
 class Bound(Spec):
     """Limits that a metric must keep."""
 

@@ -134,7 +134,8 @@ def check_fit(model: Any, tokenizer: Any, path: Path) -> None:
         )
     if tokenizer.pad_token_id is not None and tokenizer.pad_token_id == tokenizer.eos_token_id:
         raise DataError(
-            f"{path}: the pad token is the end-of-sequence token, so that the end could not be learned; give it its own pad token"
+            f"{path}: the pad token is the end-of-sequence token, so that the end could not be learned; take it over in a tokenizer stage "
+            "(`existing: ...`), which adds a pad token, and name that stage as `tokenizer` of the one that begins with this model"
         )
 
 

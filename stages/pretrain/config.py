@@ -7,7 +7,7 @@ from pydantic import Field, model_validator
 
 from data.config import Source, Wants
 from stages.adapters.config import Adapter
-from stages.core.config import Llama, ModelRef, Optimizer, Sources, StageConfig, TokenizerRef
+from stages.core.config import Llama, ModelRef, Optimizer, Sources, StageConfig, TokenizerRef, check_new_tokens_learn
 
 
 class PretrainOptimizer(Optimizer):
@@ -23,7 +23,7 @@ class Pretrain(StageConfig):
     model: Annotated[Llama | ModelRef, Field(union_mode="left_to_right")] = Llama()
     """Shape of a new model, or the model to continue from."""
     tokenizer: TokenizerRef | None = None
-    """Tokenizer of a new model; a continued model keeps its own."""
+    """Tokenizer of a new model. A continued model keeps its own, or takes one made from it that has more tokens (a tokenizer stage with `existing`)."""
     data: Annotated[Sources, Wants("text")]
     """Text to learn; documents end with EOS."""
     validation: Annotated[tuple[Source, ...], Wants("text")] = ()
@@ -45,6 +45,6 @@ class Pretrain(StageConfig):
     def _tokenizer_fits(self) -> Self:
         if isinstance(self.model, Llama) and self.tokenizer is None:
             raise ValueError("a new model needs `tokenizer`")
-        if isinstance(self.model, str) and self.tokenizer is not None:
-            raise ValueError("a continued model keeps its own tokenizer: leave `tokenizer` out")
+        if isinstance(self.model, str):
+            check_new_tokens_learn(self.tokenizer, self.adapter)
         return self

@@ -11,8 +11,9 @@ from stages.core.artifacts import save_artifact
 from stages.core.baselines import bigram_perplexity
 from stages.core.causal import CausalTraining, describe, teach, total_nats, untaught
 from stages.core.config import Llama
+from stages.core.extension import existing
 from stages.core.interrupt import interruptible
-from stages.core.models import check_fit, choose_precision, context_of, load_causal_lm, load_tokenizer, new_llama
+from stages.core.models import choose_precision, context_of, load_tokenizer, new_llama
 from stages.core.reading import read_parts
 from stages.core.rows import Document, PackedRows, Shape, collate
 from stages.core.text import text_documents
@@ -31,7 +32,7 @@ def run(job: Job, config: Pretrain, hardware: Hardware) -> Result:
     """Learn to predict text; measure on held-out text; leave a model that anyone can load."""
     precision = choose_precision(hardware)
     text = read_parts(job, config.data, config.validation, config.held_out, Text)
-    model, tokenizer = starting_point(job, config, hardware)
+    model, tokenizer, added = starting_point(job, config, hardware)
     context = context_of(model)
     documents = text_documents(tokenizer, [record.text for record in text.train], context)
     held_out = text_documents(tokenizer, [record.text for record in text.held_out], context)
@@ -41,7 +42,7 @@ def run(job: Job, config: Pretrain, hardware: Hardware) -> Result:
         from stages.adapters.lora import add_adapter
 
         model = add_adapter(model, config.adapter, "CAUSAL_LM", seed=job.seed)
-    notes = [*text.notes, str(precision), describe(rows, shape, model)]
+    notes = [*text.notes, *added, str(precision), describe(rows, shape, model)]
     print(*notes, sep="\n", flush=True)
     with interruptible() as stop:
         trainer = Training(
@@ -60,16 +61,13 @@ def run(job: Job, config: Pretrain, hardware: Hardware) -> Result:
     return Result(steps=steps, metrics={**metrics, **control}, notes=[*notes, *told])
 
 
-def starting_point(job: Job, config: Pretrain, hardware: Hardware) -> tuple[Any, Any]:
-    """A new model for the given tokenizer, or an existing one with its own. Raises DataError where the two do not fit."""
+def starting_point(job: Job, config: Pretrain, hardware: Hardware) -> tuple[Any, Any, list[str]]:
+    """A new model for the given tokenizer, or an existing one with its own or an extension of it. Raises DataError where the two do not fit."""
     if isinstance(config.model, Llama):
         tokenizer = load_tokenizer(job.inputs["tokenizer"].path)
         tokenizer.model_max_length = config.model.context
-        return new_llama(config.model, tokenizer, job.seed), tokenizer
-    path = job.inputs["model"].path
-    model, tokenizer = load_causal_lm(path, hardware), load_tokenizer(path)
-    check_fit(model, tokenizer, path)
-    return model, tokenizer
+        return new_llama(config.model, tokenizer, job.seed), tokenizer, []
+    return existing(job, hardware)
 
 
 def measured(model: Any, rows: PackedRows, shape: Shape, records: list[Text]) -> dict[str, float]:

@@ -1,12 +1,12 @@
 """Settings of the SFT stage. Torch-free."""
 
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from data.config import Source, Wants
 from stages.adapters.config import Adapter
-from stages.core.config import ModelRef, Optimizer, Sources, StageConfig
+from stages.core.config import ModelRef, Optimizer, Sources, StageConfig, TokenizerRef, check_new_tokens_learn
 
 
 class SFTOptimizer(Optimizer):
@@ -20,6 +20,8 @@ class SFT(StageConfig):
     kind: Literal["sft"] = "sft"
     model: ModelRef
     """Model to start from."""
+    tokenizer: TokenizerRef | None = None
+    """Tokenizer made from the model's own, with a chat template or a pad token that it lacks (a tokenizer stage with `existing`); its own if left out."""
     data: Annotated[Sources, Wants("chat")]
     """Chats in any supported format."""
     validation: Annotated[tuple[Source, ...], Wants("chat")] = ()
@@ -37,3 +39,8 @@ class SFT(StageConfig):
     optimizer: SFTOptimizer = SFTOptimizer()
     adapter: Adapter | None = None
     """Train an adapter instead of all weights."""
+
+    @model_validator(mode="after")
+    def _new_tokens_learn(self) -> Self:
+        check_new_tokens_learn(self.tokenizer, self.adapter)
+        return self

@@ -13,8 +13,9 @@ from data.formats import Chat
 from stages.contract import Hardware, Job, Result
 from stages.core.artifacts import save_artifact
 from stages.core.causal import CausalTraining, describe, teach, total_nats, untaught
+from stages.core.extension import existing, tokenizer_of
 from stages.core.interrupt import interruptible
-from stages.core.models import check_fit, choose_precision, context_of, load_causal_lm, load_tokenizer
+from stages.core.models import choose_precision, context_of
 from stages.core.reading import read_parts
 from stages.core.rows import Document, PackedRows, collate
 from stages.core.training import arguments, shape_of_run, train
@@ -39,12 +40,10 @@ class Training(CausalTraining, SFTTrainer):  # type: ignore[misc]
 def run(job: Job, config: SFT, hardware: Hardware) -> Result:
     """Learn the assistant's words and the ends of its turns; measure on held-out chats; leave a model that anyone can load."""
     precision = choose_precision(hardware)
-    path = job.inputs["model"].path
-    tokenizer = load_tokenizer(path)
+    tokenizer = tokenizer_of(job)
     check_template(tokenizer)
     chats = read_parts(job, config.data, config.validation, config.held_out, Chat)
-    model = load_causal_lm(path, hardware)
-    check_fit(model, tokenizer, path)
+    model, tokenizer, added = existing(job, hardware)
     context = min(config.max_tokens or context_of(model), context_of(model))
     documents, notes = chat_documents(tokenizer, chats.train, config, context)
     held_out, _ = chat_documents(tokenizer, chats.held_out, config, context)
@@ -55,7 +54,7 @@ def run(job: Job, config: SFT, hardware: Hardware) -> Result:
         from stages.adapters.lora import add_adapter
 
         model = add_adapter(model, config.adapter, "CAUSAL_LM", seed=job.seed)
-    notes = [*chats.notes, *notes, *told, str(precision), describe(rows, shape, model)]
+    notes = [*chats.notes, *added, *notes, *told, str(precision), describe(rows, shape, model)]
     print(*notes, sep="\n", flush=True)
     with interruptible() as stop:
         trainer = Training(

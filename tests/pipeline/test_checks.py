@@ -69,7 +69,36 @@ def test_a_chat_template_that_is_missing_is_found_through_every_stage(folder: Pa
     continued = "stages.base={kind: pretrain, model: ./model, data: [{path: text.jsonl}], tokens: 100}"
     short = ("stages.policy.sampling.max_new_tokens=8", "stages.exam.sampling.max_new_tokens=8")
     assert "lengths.yaml:5: stages.chat.model: " in (found := complaint(capsys, continued, *short))
-    assert "model has no chat template; add a chat_template.jinja to it" in found
+    assert "model has no chat template; a tokenizer stage (`existing: ...`) adds one" in found
     assert "stages.words" not in found
     (folder / "model/chat_template.jinja").write_text("{{ messages }}")
     assert complaint(capsys, continued, *short) == ""
+
+
+def test_a_chat_template_can_come_from_a_tokenizer_made_from_the_models_own(folder: Path, capsys: pytest.CaptureFixture[str]):
+    model(folder)
+    taken = "stages.words={kind: tokenizer, existing: ./model}"
+    continued = "stages.base={kind: pretrain, model: ./model, tokenizer: words, data: [{path: text.jsonl}], tokens: 100}"
+    short = ("stages.policy.sampling.max_new_tokens=8", "stages.exam.sampling.max_new_tokens=8")
+    assert complaint(capsys, taken, continued, *short) == ""
+    adapted = continued.replace("tokens: 100", "tokens: 100, adapter: {kind: lora}")
+    assert "an adapter would leave the new tokens of `tokenizer` untrained" in complaint(capsys, taken, adapted, *short)
+
+
+def test_a_folder_whose_tokenizer_has_more_ids_than_its_model_is_refused(folder: Path, capsys: pytest.CaptureFixture[str]):
+    model(folder, chat_template="{{ messages }}")
+    (folder / "model/config.json").write_text(json.dumps({"architectures": ["LlamaForCausalLM"], "vocab_size": 3}))
+    (folder / "model/tokenizer.json").write_text(
+        json.dumps({"model": {"vocab": {"a": 0, "b": 1}}, "added_tokens": [{"id": 3, "content": "c"}]})
+    )
+    said = complaint(capsys, "stages.chat.model=./model")
+    assert "stages.chat.model: " in said
+    assert "its tokenizer has ids up to 3 and its model only 3 embeddings" in said
+
+
+@pytest.mark.parametrize("pad", ["</s>", {"content": "</s>"}])
+def test_a_folder_that_pads_with_its_end_token_is_refused(folder: Path, capsys: pytest.CaptureFixture[str], pad: object):
+    model(folder, chat_template="{{ messages }}", eos_token="</s>", pad_token=pad)
+    assert "pads with the token that ends a text" in complaint(
+        capsys, "stages.chat.model=./model", "stages.policy.sampling.max_new_tokens=8", "stages.exam.sampling.max_new_tokens=8"
+    )
