@@ -41,6 +41,7 @@ class Preference:
     margin: float | None = None
     extra: dict[str, Any] = field(default_factory=dict)
     """Columns that we do not read, by their own names."""
+    weight: float = 1.0  # 1 over the pairs of a ranked list: a prompt with many answers counts no more than others (Ouyang et al. 2022)
 
 
 @dataclass(frozen=True)
@@ -157,8 +158,7 @@ def _mapped(value: Mapping[str, Any] | str, columns: Mapping[str, str]) -> dict[
         return {"text": value}
     row = dict(value)
     for ours, theirs in columns.items():
-        # Our own name first among the aliases, so that a mapping wins over a column that happens to have a known name.
-        row[ALIASES[ours][0] if ours in ALIASES else ours] = _reach(value, theirs)
+        row[ALIASES[ours][0] if ours in ALIASES else ours] = _reach(value, theirs)  # the first alias wins over a column of a known name
     return row
 
 
@@ -216,9 +216,9 @@ def _ranked(row: dict[str, Any]) -> list[Record]:
     worth = scores if scores is not None else [-rank for rank in ranks or range(len(answers))]
     if len(worth) != len(answers):
         raise MisfitError("scores do not match responses", f"{len(worth)} for {len(answers)} responses", "one score or rank a response")
-    pairs = [(i, j) for i in range(len(answers)) for j in range(len(answers)) if worth[i] > worth[j]]
+    pairs = [(i, j, a - b if scores else None) for i, a in enumerate(worth) for j, b in enumerate(worth) if a > b]
     extra = _rest(row, "prompt", "responses", "scores", "ranks", "system")
-    return [Preference(prompt, answers[i], answers[j], worth[i] - worth[j] if scores is not None else None, extra) for i, j in pairs]
+    return [Preference(prompt, answers[i], answers[j], margin, extra, 1 / len(pairs)) for i, j, margin in pairs]
 
 
 def _preference(row: dict[str, Any]) -> list[Record]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from typing import Annotated, ClassVar, Literal, Self
+from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field, model_validator
 
@@ -24,7 +25,7 @@ def _known_rule(name: str) -> str:
 
 
 RuleName = Annotated[str, AfterValidator(_known_rule)]
-"""`exact`, `regex:PATTERN`, `json`, `number`, `length:WORDS`, `repetition[:WORDS]`, `world[:PART]`, or `file.py:function`."""
+"""`exact`, `regex:PATTERN`, `json`, `number`, `length:WORDS`, `language:CODE`, `repetition[:WORDS]`, `world[:PART]`, or `file.py:function`."""
 
 
 def check_new_tokens_learn(tokenizer: str | None, adapter: Spec | None) -> None:
@@ -136,13 +137,55 @@ class Sampling(Spec):
         )
 
 
+LOOPBACK = ("localhost", "127.0.0.1", "::1")
+
+
+class Remote(Spec):
+    """A reward that a server gives. Prompts, answers and references are sent to it, so its host must stand in the stage's `remote_hosts`.
+
+    Request: POST of JSON with the lists `prompts` (messages), `answers`, `finished` and `references`. Response: JSON with the list `scores`.
+    """
+
+    url: str
+    """Address, https; http only on this machine. Redirects are not followed."""
+    batch: int = Field(64, gt=0)
+    """Answers per request."""
+    timeout_seconds: float = Field(30.0, gt=0)
+    """How long one request may take."""
+    retries: int = Field(3, ge=0)
+    """Further tries after a time-out, a broken connection, or a response of 429 or 5xx; the first waits a second, each next one twice as long."""
+
+    @property
+    def host(self) -> str:
+        return urlsplit(self.url).hostname or ""
+
+    @model_validator(mode="after")
+    def _safe(self) -> Self:
+        parts = urlsplit(self.url)
+        if parts.scheme not in ("https", "http") or not parts.hostname:
+            raise ValueError(f"url: found '{self.url}', wanted https://host/path")
+        if parts.username or parts.password:
+            raise ValueError("url: a recipe is no place for a user name or a password")
+        if parts.scheme == "http" and parts.hostname not in LOOPBACK:
+            raise ValueError(f"url: answers would travel to {parts.hostname} unencrypted; wanted https")
+        return self
+
+
 class RewardPart(Spec):
-    """One summand of a reward: a reward model or a rule."""
+    """One summand of a reward: a reward model, an ensemble of them, a rule, or a server's judgement."""
 
     model: Annotated[str | None, Takes("reward-model")] = None
     """A reward model."""
+    models: tuple[RewardRef, ...] = ()
+    """Several reward models, trained with other seeds or on other data, as one: where they disagree none is to be trusted (Coste et al. 2024)."""
+    combine: Literal["mean", "worst", "uncertainty"] = "mean"
+    """How `models` become one number: their mean; the lowest of them, which a policy cannot please by fooling one; or the mean less `uncertainty` times their variance."""
+    uncertainty: float = Field(0.5, ge=0)
+    """Coefficient of the variance for `combine: uncertainty` (Coste et al. 2024 use 0.1 to 1; scores have deviation 1)."""
     rule: RuleName | None = None
-    """`exact`, `regex:PATTERN`, `json`, `number`, `length:WORDS`, `repetition[:WORDS]`, `world[:PART]`, or `file.py:function`."""
+    """`exact`, `regex:PATTERN`, `json`, `number`, `length:WORDS`, `language:CODE`, `repetition[:WORDS]`, `world[:PART]`, or `file.py:function`."""
+    remote: Remote | None = None
+    """A server that scores answers."""
     weight: float = 1.0
     """Factor of this part; 0 only shows it (a ground truth beside the reward that is trained on)."""
     normalise: bool = True
@@ -151,9 +194,34 @@ class RewardPart(Spec):
     """Largest absolute value of this part before its weight."""
 
     @model_validator(mode="after")
-    def _one_of_two(self) -> Self:
-        if (self.model is None) == (self.rule is None):
-            raise ValueError("wanted a `model` or a `rule`, and not both")
+    def _one_of_four(self) -> Self:
+        given = [name for name in ("model", "models", "rule", "remote") if getattr(self, name)]
+        if len(given) != 1:
+            raise ValueError(f"wanted one of `model`, `models`, `rule` and `remote`, found {' and '.join(given) or 'none'}")
+        if len(self.models) == 1:
+            raise ValueError("one model is no ensemble; wanted `model`, or at least two in `models`")
+        if self.combine != "mean" and not self.models:
+            raise ValueError(f"combine: {self.combine} is about several `models`, and there are none")
+        return self
+
+    @property
+    def takes(self) -> tuple[tuple[str, str], ...]:
+        """The reward models of this part: field, relative to the part, and reference."""
+        return (("model", self.model),) if self.model else tuple((f"models.{n}", name) for n, name in enumerate(self.models))
+
+
+class Rewarded(StageConfig):
+    """Base of the stages that score answers."""
+
+    remote_hosts: Annotated[tuple[str, ...], Context()] = ()
+    """Hosts that answers may be sent to by `rewards` with a `remote`; none if left out."""
+
+    @model_validator(mode="after")
+    def _hosts_are_allowed(self) -> Self:
+        parts: tuple[RewardPart, ...] = getattr(self, "rewards", ())
+        hosts = {part.remote.host for part in parts if part.remote}
+        for host in sorted(hosts - set(self.remote_hosts)):
+            raise ValueError(f"answers would be sent to {host}, which `remote_hosts` does not name; add it there if that is meant")
         return self
 
 

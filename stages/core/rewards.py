@@ -9,7 +9,7 @@ overlook an end token that is also the pad token.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -18,37 +18,13 @@ from torch import Tensor
 from data import chat
 from data.errors import DataError
 from stages.contract import Artifact, Hardware, Job
+from stages.core.answers import Answers, Scorer, Scores
 from stages.core.config import RewardPart
 from stages.core.generation import Completion
 from stages.core.logprobs import cut
 from stages.core.models import check_fit, load_reward_model, load_tokenizer
+from stages.core.remote import RemoteScorer
 from stages.core.rules import Rule, load_rule, plain_name, score_of
-
-
-@dataclass(frozen=True)
-class Answers:
-    """B answers in every form that a reward may want."""
-
-    prompts: Sequence[list[dict[str, Any]]]
-    """Messages."""
-    prompt_ids: Sequence[Sequence[int]]
-    completions: Sequence[Completion]
-    texts: Sequence[str]
-    """What the answers say, without their end tokens."""
-    references: Sequence[Any]
-
-
-class Scores(NamedTuple):
-    total: np.ndarray
-    """Weighted sum of the parts: (B) float64."""
-    parts: dict[str, np.ndarray]
-    """Each part by its name, before its weight, and what rules grade beside their score: (B) float64 each."""
-
-
-class Scorer(Protocol):
-    def score(self, answers: Answers) -> dict[str, np.ndarray]:
-        """(B) float64 by name; the score is called '' and what is only shown by another name."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -96,6 +72,27 @@ class ModelScorer:
         return ids[: end + 1] if finished else ids[:end]
 
 
+@dataclass(frozen=True)
+class Ensemble:
+    """Several reward models as one: what a policy finds to please one of them, the others need not like (Coste et al. 2024, 2310.02743)."""
+
+    members: Sequence[ModelScorer]
+    combine: Literal["mean", "worst", "uncertainty"]
+    uncertainty: float
+
+    def score(self, answers: Answers) -> dict[str, np.ndarray]:
+        scores_KB = np.stack([member.score(answers)[""] for member in self.members])
+        return {"": combined(scores_KB, self.combine, self.uncertainty), "spread": scores_KB.std(axis=0)}
+
+
+def combined(scores_KB: np.ndarray, how: Literal["mean", "worst", "uncertainty"], uncertainty: float) -> np.ndarray:
+    """One score (B) of K models': their mean, the lowest, or the mean less `uncertainty` times their population variance."""
+    if how == "worst":
+        return np.asarray(scores_KB.min(axis=0))
+    mean_B = scores_KB.mean(axis=0)
+    return np.asarray(mean_B - uncertainty * scores_KB.var(axis=0) if how == "uncertainty" else mean_B)
+
+
 def ended(completion: Completion, end_of_turn: int) -> list[int]:
     """The answer's ids, ended by the end-of-turn token if it finished (with that or with another end token, such as EOS)."""
     return [*completion.ids[:-1], end_of_turn] if completion.finished else completion.ids
@@ -129,6 +126,7 @@ class Rewards:
     def score(self, answers: Answers) -> Scores:
         """Every part of every answer, clipped where the recipe says so, and the weighted sum."""
         total = np.zeros(len(answers.completions))
+        clipped = np.zeros(len(answers.completions), dtype=bool)
         seen: dict[str, np.ndarray] = {}
         for name, part, scorer in self.parts:
             found = scorer.score(answers)
@@ -136,11 +134,12 @@ class Rewards:
             if not np.isfinite(score).all():
                 raise DataError(f"reward '{name}' gave a score that is not a finite number")
             if part.clip is not None:
+                clipped |= (np.abs(score) >= part.clip) & (part.weight != 0)
                 score = score.clip(-part.clip, part.clip)
             total += part.weight * score
             seen[name] = score
             seen |= {f"{name}_{shown}": values for shown, values in found.items()}
-        return Scores(total, seen)
+        return Scores(total, seen, clipped)
 
 
 def build_rewards(parts: Sequence[RewardPart], job: Job, tokenizer: Any, hardware: Hardware, prefix: str = "rewards") -> Rewards:
@@ -148,23 +147,29 @@ def build_rewards(parts: Sequence[RewardPart], job: Job, tokenizer: Any, hardwar
     built: list[tuple[str, RewardPart, Scorer]] = []
     names: set[str] = set()
     for number, part in enumerate(parts):
-        scorer: Scorer
-        if part.model is not None:
-            scorer = _model_scorer(job.inputs[f"{prefix}.{number}.model"].path, part, tokenizer, hardware)
-        else:
-            scorer = RuleScorer(load_rule(str(part.rule)))
         plain = _plain_name(part)
         name = plain if plain not in names else f"{plain}_{number}"
         names.add(name)
-        built.append((name, part, scorer))
+        built.append((name, part, _scorer(part, f"{prefix}.{number}", job, tokenizer, hardware)))
     return Rewards(built)
 
 
+def _scorer(part: RewardPart, field: str, job: Job, tokenizer: Any, hardware: Hardware) -> Scorer:
+    if part.rule is not None:
+        return RuleScorer(load_rule(part.rule))
+    if part.remote is not None:
+        return RemoteScorer(part.remote)
+    members = [_model_scorer(job.inputs[f"{field}.{inner}"].path, part, tokenizer, hardware) for inner, _ in part.takes]
+    return Ensemble(members, part.combine, part.uncertainty) if part.models else members[0]
+
+
 def _plain_name(part: RewardPart) -> str:
-    """`judge`, `world`, `regex`, the function's name: what the part is called in metrics."""
+    """`judge`, `ensemble`, `remote`, `regex`, the function's name: what the part is called in metrics."""
+    if part.rule is not None:
+        return plain_name(part.rule)
     if part.model is not None:
         return Path(part.model.removeprefix("hub:")).name
-    return plain_name(str(part.rule))
+    return "ensemble" if part.models else "remote"
 
 
 def _model_scorer(path: Path, part: RewardPart, tokenizer: Any, hardware: Hardware) -> ModelScorer:

@@ -120,6 +120,33 @@ def _count(words: str) -> int:
     return int(words)
 
 
+LANGUAGES = (  # noqa: SIM905
+    "ace af am an ar ary arz as az ba bcl be bg bn br bs ca crh cs cy da de dz el en eo es et eu ext fa fi fo fr fuv fy ga gcf gcr gd "
+    "gl gom grc gu gug guw ha hbo he hi hr ht hu hy id ig is it ja jv ka kab kik kk km kn ko ku ky la lb lg lij ln lo lt ltg lv mg mk "
+    "ml mn mr ms mt my ne nl nn no nso oc om or pa pcm pl ps pt qu ro ru rw sa sdh se si sk sl sn so sq sr st sv sw ta te tg th tk tl "
+    "tr tt ug uk ur uz uzs vec vi vo wa wuu xh yo yue zh zu"
+).split()
+"""Codes that py3langid knows: ISO 639-1 where there is one, else 639-3."""
+
+
+def _language(code: str) -> Rule:
+    """1 if the answer is in that language, as py3langid finds (naive Bayes on byte n-grams; Lui & Baldwin 2012); a word or two is too little to tell by."""
+    if code not in LANGUAGES:
+        near = difflib.get_close_matches(code, LANGUAGES, n=1, cutoff=0.5)
+        raise ValueError(f"found '{code}' after the colon, wanted a language's code, such as en" + (f" or {near[0]}" if near else ""))
+    if importlib.util.find_spec("py3langid") is None:
+        raise ValueError(
+            "the package py3langid is not installed; it comes with the extra `language`: pip install 'recipe-pipeline[language]'"
+        )
+
+    def rule(prompt: list[dict[str, Any]], completion: str, finished: bool, reference: Any) -> float:
+        from py3langid import classify
+
+        return float(bool(completion.strip()) and classify(completion)[0] == code)
+
+    return rule
+
+
 def _repetition(size: str) -> Rule:
     """Share of an answer's runs of that many words (3 if left out) that occur once in it: 1 without any repetition."""
     words_in_run = _count(size or "3")
@@ -166,6 +193,7 @@ BUILT_IN: dict[str, Callable[[str], Rule]] = {
     "json": _json,
     "number": _number,
     "length": _length,
+    "language": _language,
     "repetition": _repetition,
     "world": _world,
 }

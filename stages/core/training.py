@@ -98,8 +98,8 @@ class StageTraining(_Below):  # type: ignore[misc]
         """The loss of one micro-batch, summed over its items (learned tokens, or pairs); a scalar with a graph."""
         raise NotImplementedError
 
-    def items(self, batch: dict[str, Any]) -> int:
-        """Items of one micro-batch; the step's sum of losses is divided by the step's items."""
+    def items(self, batch: dict[str, Any]) -> float:
+        """Items of one micro-batch, or their summed weights; the step's sum of losses is divided by the step's items."""
         raise NotImplementedError
 
     def tokens(self, batch: dict[str, Any]) -> int:

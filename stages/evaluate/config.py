@@ -6,7 +6,7 @@ from typing import Annotated, ClassVar, Literal, Self
 from pydantic import Field, model_validator
 
 from data.config import Source, Spec, Wants
-from stages.core.config import ModelRef, RewardPart, RuleName, Sampling, Sources, StageConfig
+from stages.core.config import ModelRef, Rewarded, RewardPart, RuleName, Sampling, Sources
 
 
 class Task(Spec):
@@ -16,10 +16,10 @@ class Task(Spec):
     prompts: Annotated[Sources, Wants("prompt")]
     """Prompts with their `reference`."""
     rule: RuleName
-    """As in a reward: `exact`, `regex:PATTERN`, `json`, `number`, `length:WORDS`, `repetition[:WORDS]`, `world[:PART]`, or `file.py:function`."""
+    """As in a reward: `exact`, `regex:PATTERN`, `json`, `number`, `length:WORDS`, `language:CODE`, `repetition[:WORDS]`, `world[:PART]`, or `file.py:function`."""
 
 
-class Evaluate(StageConfig):
+class Evaluate(Rewarded):
     """Compare a family of models on the same held-out text, prompts and seeds: one table."""
 
     makes: ClassVar[str] = "report"

@@ -12,9 +12,10 @@ from data.errors import DataError
 from data.formats import Prompt
 from data.records import read_records
 from stages.contract import Job
+from stages.core.answers import Answers
 from stages.core.config import Sampling
 from stages.core.generation import Completion, Engine
-from stages.core.rewards import Answers, RuleScorer
+from stages.core.rewards import RuleScorer
 from stages.core.rules import load_rule, plain_name
 from stages.core.seeds import seed_for
 from stages.core.statistics import Floats

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from stages.core.rewards import Rewards, Scores
+from stages.core.answers import Scores
+from stages.core.rewards import Rewards
 from stages.core.seeds import seed_for
 from stages.core.statistics import Estimate, Floats, best_of, best_of_kl, bootstrap, estimate, wins
 from stages.evaluate.exam import Exam, Paper, ended, graded, lengths

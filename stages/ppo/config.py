@@ -7,7 +7,7 @@ from pydantic import Field, model_validator
 
 from data.config import Source, Spec, Takes, Wants
 from stages.adapters.config import Adapter
-from stages.core.config import ModelRef, Optimizer, RewardPart, Sampling, Sources, StageConfig
+from stages.core.config import ModelRef, Optimizer, Rewarded, RewardPart, Sampling, Sources
 
 
 class KL(Spec):
@@ -44,7 +44,7 @@ class CriticOptimizer(Optimizer):
     learning_rate: float = Field(1e-5, gt=0, lt=1)
 
 
-class PPO(StageConfig):
+class PPO(Rewarded):
     """Improve a policy against rewards by proximal policy optimization (Schulman et al. 2017), with a critic and a KL penalty."""
 
     makes: ClassVar[str] = "causal-lm"
@@ -52,7 +52,7 @@ class PPO(StageConfig):
     model: ModelRef
     """Policy to start from, and the frozen reference."""
     rewards: tuple[RewardPart, ...] = Field(min_length=1)
-    """Weighted sum of reward models and rules, given at the last token of an answer."""
+    """Weighted sum of reward models, rules and servers' scores, given at the last token of an answer."""
     critic: Annotated[str | None, Takes("reward-model", "causal-lm")] = None
     """Model the critic starts from; the first reward model (its score head becomes the value head), or else the policy, if left out."""
     prompts: Annotated[Sources, Wants("prompt")]

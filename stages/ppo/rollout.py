@@ -11,9 +11,10 @@ from typing import Any
 
 from data.formats import Prompt
 from data.order import epoch_order
+from stages.core.answers import Answers, Scores
 from stages.core.config import Sampling
 from stages.core.generation import Completion, Engine
-from stages.core.rewards import Answers, Rewards, Scores
+from stages.core.rewards import Rewards
 from stages.core.seeds import seed_for
 from stages.ppo.ranks import Ranks
 

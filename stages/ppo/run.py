@@ -117,7 +117,7 @@ def _prepare(module: Any, hardware: Hardware) -> None:
 
 def build_critic(job: Job, config: PPO, hardware: Hardware, tokenizer: Any, dtype: torch.dtype) -> tuple[TokenValues, str]:
     """A critic of its own weights: from the model that the recipe names, or the first reward model that shares the tokenizer, or the policy."""
-    models = [(job.inputs[f"rewards.{i}.model"], part) for i, part in enumerate(config.rewards) if part.model is not None and part.weight]
+    models = [(job.inputs[f"rewards.{i}.{part.takes[0][0]}"], part) for i, part in enumerate(config.rewards) if part.takes and part.weight]
     if config.critic is not None:
         chosen, part = job.inputs["critic"], None
     elif models and load_tokenizer(models[0][0].path).get_vocab() == tokenizer.get_vocab():

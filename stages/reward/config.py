@@ -16,12 +16,13 @@ class RewardOptimizer(Optimizer):
 class Reward(StageConfig):
     """Train a model that scores answers, from pairs of a chosen and a rejected one (Bradley & Terry 1952)."""
 
+    version: ClassVar[int] = 2
     makes: ClassVar[str] = "reward-model"
     kind: Literal["reward"] = "reward"
     model: ModelRef
     """Model to start from, usually the SFT model."""
     data: Annotated[Sources, Wants("preference")]
-    """Preference pairs that share their prompt."""
+    """Preference pairs that share their prompt; of a ranked list, all pairs, which together count as one."""
     validation: Annotated[tuple[Source, ...], Wants("preference")] = ()
     """Held-out pairs; a share of `data`, chosen by the prompt's content hash, if left out."""
     held_out: float = Field(0.05, gt=0, lt=0.5)
@@ -35,7 +36,7 @@ class Reward(StageConfig):
     centre: float = Field(0.01, ge=0)
     """Coefficient of the penalty on the sum of both rewards, which keeps their mean near zero (Eisenstein et al. 2023)."""
     margin: bool = False
-    """Ask for a difference of rewards of at least the pairs' `margin` column (Touvron et al. 2023)."""
+    """Ask for a difference of rewards of at least the pairs' `margin` column, or the difference of a ranked list's scores (Touvron et al. 2023)."""
     label_smoothing: float = Field(0.0, ge=0, lt=0.5)
     """Share of labels known to be wrong: the loss expects it, and rewards stay finite (Mitchell 2023)."""
     optimizer: RewardOptimizer = RewardOptimizer()

@@ -38,10 +38,12 @@ class Order(Dataset[Pair]):
 
 
 def collate(pairs: Sequence[Pair]) -> dict[str, Any]:
-    """Pairs of one micro-batch as one forked row. `margins` is (pairs,) float32, 0 where a pair states none."""
+    """Pairs of one micro-batch as one forked row. `margins` (0 where a pair states none) and `weights` are (pairs,) float32."""
     row = row_of(pairs)
     margins = torch.tensor([pair.margin or 0.0 for pair in pairs], dtype=torch.float32)
-    return {"input_ids": row.input_ids, "position_ids": row.position_ids, "forks": row.forks, "ends": row.ends, "margins": margins}
+    weights = torch.tensor([pair.weight for pair in pairs], dtype=torch.float32)
+    ids = {"input_ids": row.input_ids, "position_ids": row.position_ids}
+    return {**ids, "forks": row.forks, "ends": row.ends, "margins": margins, "weights": weights}
 
 
 def smoothed_loss(scores_B2: Tensor, margins_B: Tensor | None, *, centre: float, smoothing: float) -> Tensor:
@@ -65,9 +67,11 @@ class PairTraining(StageTraining, Trainer):  # type: ignore[misc]
         self._centre, self._smoothing, self._margin = centre, smoothing, margin
 
     def summed_loss(self, model: Any, batch: dict[str, Any]) -> Tensor:
-        margins_B = batch.pop("margins")
+        margins_B, weights_B = batch.pop("margins"), batch.pop("weights")
         scores_B2 = model(**batch)
-        return smoothed_loss(scores_B2, margins_B if self._margin else None, centre=self._centre, smoothing=self._smoothing).sum()
+        loss_B = smoothed_loss(scores_B2, margins_B if self._margin else None, centre=self._centre, smoothing=self._smoothing)
+        total: Tensor = (loss_B * weights_B).sum()
+        return total
 
-    def items(self, batch: dict[str, Any]) -> int:
-        return len(batch["ends"])
+    def items(self, batch: dict[str, Any]) -> float:
+        return float(batch["weights"].sum())

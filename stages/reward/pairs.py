@@ -95,7 +95,8 @@ def _shortened(tokenizer: Any, record: Preference, max_tokens: int) -> tuple[Tok
 
 def _pair(named: Named, chosen: Tokens, rejected: Tokens) -> Pair:
     prompt_tokens = min(chosen.learn.index(True), rejected.learn.index(True))
-    return Pair(chosen.ids, rejected.ids, prompt_tokens, named.record.margin, named.source, named.record.extra)
+    record = named.record
+    return Pair(chosen.ids, rejected.ids, prompt_tokens, record.margin, named.source, record.extra, record.weight)
 
 
 def answers(pairs: Iterable[Pair]) -> tuple[list[list[int]], list[list[int]]]:

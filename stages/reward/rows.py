@@ -20,6 +20,8 @@ class Pair:
     margin: float | None
     source: str
     extra: dict[str, Any]
+    weight: float = 1.0
+    """How much the pair counts in the loss."""
 
     @property
     def shared(self) -> int:

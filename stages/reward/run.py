@@ -69,7 +69,21 @@ def read(job: Job, config: Reward, tokenizer: Any, max_tokens: int) -> Held:
     training, held_out = divide(data, given[0], config.held_out)
     learned, shortened = encode(tokenizer, training, max_tokens)
     kept, also_shortened = encode(tokenizer, held_out, max_tokens)
+    if config.margin:
+        notes += margins_noted(learned)
     return Held(learned, kept, [*notes, *given[1], *shortened, *(f"held out: {note}" for note in also_shortened)])
+
+
+def margins_noted(pairs: Sequence[Pair]) -> list[str]:
+    """What of the pairs states no margin. Raises DataError if none of them states one, or if one asks for the rejected answer to win."""
+    without = sum(pair.margin is None for pair in pairs)
+    if without == len(pairs):
+        raise DataError("margin: true, but no pair has a `margin` column (nor a ranked list with scores); leave it out or add the column")
+    if (wrong := next((pair.margin for pair in pairs if pair.margin is not None and pair.margin < 0), None)) is not None:
+        raise DataError(
+            f"margin: found {wrong:g}, wanted at least 0: the chosen answer is the better one, so swap the two or leave margins out"
+        )
+    return [f"{without:,} of {len(pairs):,} pairs state no margin; theirs is 0"] if without else []
 
 
 def shape_of(pairs: Sequence[Pair], config: Reward, hardware: Hardware) -> Shape:

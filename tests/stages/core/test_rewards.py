@@ -6,9 +6,11 @@ import torch
 
 from data.chat import render, render_prompt
 from data.errors import DataError
+from stages.contract import Input
+from stages.core.answers import Answers
 from stages.core.config import RewardPart
 from stages.core.generation import Completion
-from stages.core.rewards import Answers, ModelScorer, Rewards, RuleScorer, build_rewards, end_of_turn, ended, last_token_scores
+from stages.core.rewards import ModelScorer, Rewards, RuleScorer, build_rewards, combined, end_of_turn, ended, last_token_scores
 from stages.core.rules import load_rule
 from tests.stages.ppo.small import WORDS, ppo_job, reward_model
 from tests.stages.tiny import CPU, tokenizer_of
@@ -103,6 +105,47 @@ def test_scores_are_standardised_clipped_weighted_and_each_part_is_seen(tmp_path
     assert found.parts["length"].tolist() == [1.0, 0.0]
     assert found.parts["length_2"].tolist() == [0.25, 0.25]
     np.testing.assert_allclose(found.total, 2.0 * expected + [0.5, 0.0] + np.array([0.25, 0.25]), atol=1e-6)
+
+
+@pytest.mark.parametrize(("how", "expected"), [("mean", [1.0, 2.0]), ("worst", [0.0, 2.0]), ("uncertainty", [1.0 - 0.25 * 2 / 3, 2.0])])
+def test_an_ensemble_is_the_mean_the_worst_or_the_mean_less_the_disagreement(how, expected):
+    scores_KB = np.array([[0.0, 2.0], [1.0, 2.0], [2.0, 2.0]])
+    np.testing.assert_allclose(combined(scores_KB, how, 0.25), expected)
+
+
+@pytest.mark.parametrize("how", ["mean", "worst"])
+def test_an_ensemble_of_reward_models_scores_with_each_of_them(tmp_path, how):
+    tokenizer = tokenizer_of(WORDS)
+    job = ppo_job(tmp_path / "run")
+    judges = {n: reward_model(tokenizer, tmp_path / f"judge{n}", seed=n, mean=0.1 * n) for n in range(2)}
+    inputs = {f"rewards.0.models.{n}": Input(reference="j", kind="reward-model", path=path, fingerprint="0") for n, path in judges.items()}
+    part = RewardPart(models=("a", "b"), combine=how, clip=None)
+    answers = answers_of(tokenizer, ["yes", "no no"], [True, False])
+    found = build_rewards((part,), job.model_copy(update={"inputs": inputs}), tokenizer, CPU).score(answers)
+    alone = []
+    for n in range(2):
+        one = job.model_copy(update={"inputs": {"rewards.0.model": inputs[f"rewards.0.models.{n}"]}})
+        alone.append(build_rewards((RewardPart(model="j", clip=None),), one, tokenizer, CPU).score(answers).total)
+    np.testing.assert_allclose(found.total, np.mean(alone, axis=0) if how == "mean" else np.min(alone, axis=0))
+    np.testing.assert_allclose(found.parts["ensemble_spread"], np.std(alone, axis=0))
+
+
+def test_a_part_is_one_thing_and_settings_that_would_do_nothing_are_refused():
+    for wrong, says in (
+        ({}, "found none"),
+        ({"model": "a", "rule": "exact"}, "found model and rule"),
+        ({"models": ["a"]}, "no ensemble"),
+        ({"model": "a", "combine": "worst"}, "there are none"),
+    ):
+        with pytest.raises(ValueError, match=says):
+            RewardPart.model_validate(wrong)
+
+
+def test_answers_at_the_clip_of_a_part_that_counts_are_marked():
+    answers = answers_of(tokenizer_of(WORDS), ["yes", "no no"], [True, False])
+    length = RuleScorer(lambda prompt, text, *_: float(len(text)))
+    parts = [("far", RewardPart(rule="exact", clip=4.0), length), ("shown", RewardPart(rule="exact", clip=1.0, weight=0.0), length)]
+    assert Rewards(parts).score(answers).clipped.tolist() == [False, True]
 
 
 def test_a_rule_that_grades_several_things_shows_them_all():

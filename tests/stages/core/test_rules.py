@@ -3,7 +3,7 @@
 import pytest
 
 from data.errors import DataError
-from stages.core.rules import last_number, load_rule, score_of
+from stages.core.rules import LANGUAGES, last_number, load_rule, score_of
 
 
 def grade(name, answer, reference=None, finished=True):
@@ -32,6 +32,10 @@ def grade(name, answer, reference=None, finished=True):
         ("repetition", "a b c d", None, 1),
         ("repetition:1", "a a a a", None, 0.25),
         ("repetition", "", None, 1),
+        ("language:de", "Das ist ein Satz, den jeder lesen kann.", None, 1),
+        ("language:en", "Das ist ein Satz, den jeder lesen kann.", None, 0),
+        ("language:zh", "这是一个所有人都能读懂的句子。", None, 1),
+        ("language:en", " ", None, 0),
     ],
 )
 def test_built_in_rules(rule, answer, reference, score):
@@ -73,6 +77,15 @@ def test_a_function_of_a_file_is_a_rule(tmp_path):
 def test_an_unknown_or_broken_rule_is_named(name, says):
     with pytest.raises(DataError, match=says):
         load_rule(name)
+
+
+def test_every_language_that_the_identifier_knows_can_be_asked_for_and_a_misspelt_one_is_told():
+    from py3langid.langid import MODEL_FILE, LanguageIdentifier
+
+    known = {code for code in LanguageIdentifier.from_model_file(MODEL_FILE).nb_classes if code != "zxx"}  # zxx: no language at all
+    assert known == set(LANGUAGES)
+    with pytest.raises(DataError, match=r"found 'english' after the colon.*such as en"):
+        load_rule("language:english")
 
 
 def test_several_grades_without_a_score_are_refused():

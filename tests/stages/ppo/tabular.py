@@ -10,10 +10,11 @@ from torch import Tensor, nn
 
 from data.formats import Prompt
 from stages.contract import Checkpoints
+from stages.core.answers import Answers
 from stages.core.config import RewardPart, Sampling
 from stages.core.generation import Completion, draw, uniforms
 from stages.core.logprobs import Batch, chosen_logprobs
-from stages.core.rewards import Answers, Rewards
+from stages.core.rewards import Rewards
 from stages.ppo.algorithm import KLController
 from stages.ppo.config import PPO
 from stages.ppo.loop import Training

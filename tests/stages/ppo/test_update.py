@@ -7,10 +7,10 @@ import pytest
 import torch
 import torch.multiprocessing as mp
 
+from stages.core.answers import Scores
 from stages.core.generation import Completion, Transformers
 from stages.core.interrupt import Interrupted
 from stages.core.logprobs import TokenLogprobs, TokenValues
-from stages.core.rewards import Scores
 from stages.ppo.config import PPO
 from stages.ppo.experience import collect
 from stages.ppo.players import AdapterOff, Player, Players, adapter_off, frozen_copy, without_dropout

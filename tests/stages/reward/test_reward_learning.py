@@ -125,6 +125,41 @@ def test_pairs_of_one_prompt_are_all_learned_or_all_held_out():
     assert divide(data, data[:2], 0.3) == (data, data[:2])
 
 
+def test_a_ranked_list_counts_as_much_as_one_pair_however_long_it_is(classifier):
+    from data.formats import READERS
+    from stages.reward.learning import PairTraining
+    from stages.reward.pairs import Named
+
+    tokenizer = tokenizer_of(WORDS)
+    lists = [{"prompt": "one", "responses": ["two", "three", "four", "yes"]}, {"prompt": "two", "responses": ["yes", "no"]}]
+    records = [record for row in lists for record in READERS["ranked"](row)]
+    assert [len(records), sum(record.weight for record in records)] == [7, pytest.approx(2.0)]
+    pairs, _ = encode(tokenizer, [Named("", record) for record in records], 50)
+    model, trainer = teach(classifier), PairTraining.__new__(PairTraining)
+    trainer._centre = trainer._smoothing = 0.0
+    trainer._margin = False
+    batch = collate(pairs)
+    assert trainer.items(batch) == pytest.approx(2.0)
+    scores = torch.tensor(score_pairs(model, pairs))
+    losses = -torch.nn.functional.logsigmoid(scores[:, 0] - scores[:, 1])
+    expected = losses[:6].mean() + losses[6]
+    assert float(trainer.summed_loss(model, batch).detach()) == pytest.approx(float(expected), abs=1e-5)
+
+
+def test_margins_that_are_asked_for_must_be_there_and_not_negative(pairs):
+    from dataclasses import replace
+
+    from stages.reward.run import margins_noted
+
+    with pytest.raises(DataError, match="no pair has a `margin` column"):
+        margins_noted(pairs)
+    some = [replace(pair, margin=0.5) for pair in pairs[:2]]
+    assert margins_noted(some) == []
+    assert margins_noted([*some, pairs[2]]) == ["1 of 3 pairs state no margin; theirs is 0"]
+    with pytest.raises(DataError, match="found -1"):
+        margins_noted([*some, replace(pairs[2], margin=-1.0)])
+
+
 def test_settings_refuse_what_makes_no_sense():
     for wrong in ({"label_smoothing": 0.5}, {"centre": -1.0}, {"batch_pairs": 0}, {"epochs": 0}):
         with pytest.raises(ValueError, match=next(iter(wrong))):

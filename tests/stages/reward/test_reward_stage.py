@@ -14,10 +14,11 @@ import stages.reward.run as stage
 from data.chat import render, render_answer, render_prompt
 from data.errors import DataError
 from stages.contract import Artifact, Checkpoints, Hardware
+from stages.core.answers import Answers
 from stages.core.generation import Completion
 from stages.core.interrupt import Interrupted
 from stages.core.models import load_reward_model, load_tokenizer
-from stages.core.rewards import Answers, ModelScorer, end_of_turn, last_token_scores
+from stages.core.rewards import ModelScorer, end_of_turn, last_token_scores
 from stages.reward.config import Reward
 from stages.reward.pairs import encode, judged, read_preferences
 from tests.stages.reward.planted import ASKED, WORDS, rows, written
