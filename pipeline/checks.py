@@ -1,6 +1,7 @@
 """Looks at data and artifacts before anything starts: every local source is read as its stage will read it, hand-offs are compared."""
 
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 
 from data.config import Source
@@ -23,7 +24,7 @@ RECORDS: dict[str | None, type[Record] | None] = {None: None, "text": Text, "cha
 
 def check_all(plan: Plan, steps: Sequence[Step]) -> list[str]:
     """What was noticed about the data of these stages. Raises RecipeError with everything that is wrong."""
-    problems = tokenizer_problems(plan) + length_problems(plan) + folder_problems(plan)
+    problems = tokenizer_problems(plan) + length_problems(plan) + folder_problems(plan) + tracker_problems(plan)
     notes: list[str] = []
     seen: dict[tuple[str, str | None], list[Finding]] = {}
     for step in steps:
@@ -87,6 +88,16 @@ def _misfit(folder: Path) -> str | None:
 
 def _lacks(folder: Path) -> str | None:
     return f"{folder} has no chat template; {MEND}" if lacks_template(folder) else None
+
+
+def tracker_problems(plan: Plan) -> list[Problem]:
+    """Trackers that are asked for and not installed."""
+    document = plan.recipe.document
+    return [
+        Problem(document.place(("track", number)), f"track.{number}", f"{name} is not installed: pip install 'recipe-pipeline[{name}]'")
+        for number, name in enumerate(plan.recipe.track)
+        if find_spec(name) is None
+    ]
 
 
 def _findings(plan: Plan, source: Source, wants: str | None) -> list[Finding]:

@@ -47,6 +47,7 @@ def make_job(plan: Plan, step: Step, attempt: int, hardware: Hardware) -> Job:
         files=_files(plan, step),
         hardware=hardware,
         checkpoints=recipe.checkpoints,
+        track=recipe.track,
     )
 
 

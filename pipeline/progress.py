@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 from typing import Any, Protocol, TextIO
 
-UNSHOWN = ("step", "steps", "seconds", "tokens", "epoch", "time")
+UNSHOWN = ("step", "steps", "seconds", "tokens", "epoch", "time", "memory_bytes")
 MOST = 5
 
 

@@ -18,12 +18,12 @@ from pipeline.complaints import complaints, shown
 from pipeline.errors import Problem, RecipeError, suggestion
 from pipeline.reading import Document, dotted, read_recipe
 from pipeline.references import Reference, reference_problems, references
-from stages.contract import Checkpoints, Hardware
+from stages.contract import Checkpoints, Hardware, Tracker
 from stages.core.config import StageConfig
 from stages.registry import STAGES, config_class
 
 NAME = r"^[a-z0-9][a-z0-9._-]{0,63}$"
-RESERVED = ("recipe.yaml", "overrides.json", "hub.json", "events.jsonl", "lock", "report.html", "published.json")
+RESERVED = ("recipe.yaml", "overrides.json", "hub.json", "events.jsonl", "lock", "report.html", "published.json", "track")
 """Files of the run directory, beside which a stage's folder stands."""
 
 
@@ -38,6 +38,8 @@ class Head(Spec):
     """How the run is carried out; changing it reruns nothing."""
     checkpoints: Checkpoints = Checkpoints()
     """How often a stage can be resumed from; changing it reruns nothing."""
+    track: tuple[Tracker, ...] = ()
+    """Trackers that show the numbers while the run works, beside its own files: `tensorboard`, `wandb`, `trackio`, `mlflow`. Changing it reruns nothing."""
     stages: dict[str, dict[str, Any]] = Field(min_length=1)
     """Stages by name, in order."""
 
@@ -50,6 +52,7 @@ class Recipe:
     seed: int
     hardware: Hardware
     checkpoints: Checkpoints
+    track: tuple[Tracker, ...]
     stages: dict[str, StageConfig]
     references: dict[str, list[Reference]]
     """By stage: what it takes, by dotted field path."""
@@ -88,6 +91,7 @@ def load(file: Path, given: Sequence[str] = (), *, root: Path | None = None) -> 
         seed=head.seed,
         hardware=head.hardware,
         checkpoints=head.checkpoints,
+        track=head.track,
         stages=stages,
         references={name: list(references(config)) for name, config in stages.items()},
         file=file,

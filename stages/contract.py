@@ -48,6 +48,9 @@ class Checkpoints(Spec):
     """Whole checkpoints kept; older ones are deleted once a newer one is sealed."""
 
 
+Tracker = Literal["tensorboard", "wandb", "trackio", "mlflow"]
+
+
 class Input(Spec):
     """One resolved reference: an artifact that an earlier stage, a local folder or the Hub holds."""
 
@@ -77,6 +80,8 @@ class Job(Spec):
     """Resolved files of every local data source, absolute, by dotted field path: `data.0`, `tasks.1.prompts.0`."""
     hardware: Hardware = Hardware()
     checkpoints: Checkpoints = Checkpoints()
+    track: tuple[Tracker, ...] = ()
+    """Where the stage's numbers go beside `metrics.jsonl`."""
 
     @property
     def artifact(self) -> Path:

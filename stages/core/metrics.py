@@ -3,17 +3,22 @@
 import json
 import math
 import os
+import resource
+import sys
 import time
 from pathlib import Path
 from typing import Any
+
+from stages.core.trackers import Trackers
 
 
 class Metrics:
     """Appends lines to `folder/metrics.jsonl`. Only one process of a stage may write; the others pass `writes=False`."""
 
-    def __init__(self, folder: Path, *, writes: bool = True) -> None:
+    def __init__(self, folder: Path, *, writes: bool = True, trackers: Trackers | None = None) -> None:
         self._path = folder / "metrics.jsonl"
         self._writes = writes
+        self.trackers = trackers or Trackers()
         self._began = time.monotonic()
 
     def seconds(self) -> float:
@@ -21,7 +26,7 @@ class Metrics:
         return time.monotonic() - self._began
 
     def log(self, step: int, steps: int, **values: float) -> None:
-        """Append one line, with `seconds`; numbers that are not finite become null."""
+        """Append one line, with `seconds` and the most memory so far; numbers that are not finite become null. Trackers get the same."""
         if not self._writes:
             return
         line = {
@@ -29,9 +34,11 @@ class Metrics:
             "steps": steps,
             "seconds": round(self.seconds(), 3),
             **{name: _number(value) for name, value in values.items()},
+            "memory_bytes": most_memory(),
         }
         with self._path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(line, allow_nan=False) + "\n")
+        self.trackers.log(step, {name: value for name, value in line.items() if name not in ("step", "steps")})
 
     def rewind(self, step: int) -> None:
         """Drop the lines after `step`, and torn ones: the work that they record is done again. Time goes on from the last line kept."""
@@ -57,6 +64,14 @@ def read(path: Path) -> list[dict[str, Any]]:
         if isinstance(line, dict) and "step" in line:
             lines.append(line)
     return lines
+
+
+def most_memory() -> int:
+    """Most bytes that this process has held at once: of its CUDA device where it uses one, else of main memory."""
+    torch = sys.modules.get("torch")  # a stage without torch has no device
+    if torch is not None and torch.cuda.is_available() and torch.cuda.is_initialized():
+        return int(torch.cuda.max_memory_allocated())
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def _number(value: float) -> float | int | None:

@@ -26,6 +26,7 @@ from stages.core.models import Precision, device_of
 from stages.core.rows import Shape, divisor
 from stages.core.schedules import adamw, learning_rate_factor
 from stages.core.seeds import seed_for
+from stages.core.trackers import Trackers
 
 AUTO_TOKENS = {"cpu": 4_096, "cuda": 32_768}
 """Tokens of a forward pass where the recipe leaves it open. On a CPU larger passes leave the caches and are slower."""
@@ -118,7 +119,8 @@ class StageTraining(_Below):  # type: ignore[misc]
             for callback in self.callback_handler.callbacks
             if type(callback).__name__ not in ("PrinterCallback", "ProgressCallback")
         ]
-        self.metrics = Metrics(job.folder, writes=self.is_world_process_zero())
+        writes = self.is_world_process_zero()
+        self.metrics = Metrics(job.folder, writes=writes, trackers=Trackers(job, writes=writes))
         self.loss_is_scaled_for_ga = True  # compute_loss divides by the whole step's count: Trainer must not divide again
         self.add_callback(_Boundary(job.seed, self.args.process_index, stop, self._agree))
 

@@ -19,6 +19,7 @@ from stages.core.logprobs import TokenLogprobs, TokenValues
 from stages.core.models import check_fit, choose_precision, context_of, load_causal_lm, load_reward_model, load_tokenizer
 from stages.core.rewards import backbone_of, build_rewards, reward_statistics
 from stages.core.text import text_documents
+from stages.core.trackers import Trackers
 from stages.ppo.algorithm import KLController
 from stages.ppo.config import PPO
 from stages.ppo.loop import Training
@@ -51,7 +52,7 @@ def run(job: Job, config: PPO, hardware: Hardware) -> Result:
         seed=job.seed,
         ranks=ranks,
     )
-    watch = Watch(job.folder, config, rollouts, held_out, ranks, micro_batch)
+    watch = Watch(job.folder, config, rollouts, held_out, ranks, micro_batch, Trackers(job, writes=ranks.first))
     training = Training(
         config=config,
         seed=job.seed,

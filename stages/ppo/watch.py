@@ -9,6 +9,7 @@ import torch
 from stages.contract import StageError, Table
 from stages.core import metrics
 from stages.core.metrics import Metrics
+from stages.core.trackers import Trackers
 from stages.ppo.algorithm import explained_variance, moments
 from stages.ppo.config import PPO
 from stages.ppo.experience import Experience, collect
@@ -20,16 +21,25 @@ from stages.ppo.update import Moved
 
 FINAL_STEPS = 10
 """Result metrics are means over the last so many rollouts."""
-SAMPLES_SHOWN = 3
+SAMPLES_SHOWN, SAMPLES_TRACKED = 3, 16
+UNMEASURED = ("step", "steps", "seconds", "tokens", "memory_bytes")
+"""Of a line: what is no result."""
 
 
 class Watch:
     def __init__(
-        self, folder: Any, config: PPO, rollouts: Rollouts, held_out: Sequence[Question], ranks: Ranks, micro_batch: int | None = None
+        self,
+        folder: Any,
+        config: PPO,
+        rollouts: Rollouts,
+        held_out: Sequence[Question],
+        ranks: Ranks,
+        micro_batch: int | None = None,
+        trackers: Trackers | None = None,
     ) -> None:
         self.folder, self.config, self.rollouts, self.ranks, self.micro_batch = folder, config, rollouts, ranks, micro_batch
         self.held_out = list(held_out)[: config.evaluation_prompts]
-        self.record = Metrics(folder, writes=ranks.first)
+        self.record = Metrics(folder, writes=ranks.first, trackers=trackers)
         self.lines: list[dict[str, Any]] = []
         """Lines of rollouts so far."""
         self.evaluations: list[dict[str, Any]] = []
@@ -87,6 +97,14 @@ class Watch:
             print(f"held out after {step}  {numbers}", flush=True)
             for text, score in list(zip(rollout.texts, rollout.scores.total, strict=True))[:SAMPLES_SHOWN]:
                 print(f"  {score:+.2f}  {text!r}", flush=True)
+            self._show(step, rollout)
+
+    def _show(self, step: int, rollout: Rollout) -> None:
+        """The first held-out answers, for trackers."""
+        asked = [self.held_out[number].record.messages[-1]["content"] for number in rollout.samples]
+        answers = zip(asked, rollout.texts, map(float, rollout.scores.total), strict=True)
+        rows = [list(answer) for answer in answers][:SAMPLES_TRACKED]
+        self.record.trackers.samples(step, "samples", ["prompt", "answer", "reward"], rows)
 
     def _answers(self, rollout: Rollout, experience: Experience) -> dict[str, float]:
         """Means over answers of all processes; entropy is one over tokens."""
@@ -137,7 +155,7 @@ class Watch:
     def final(self) -> dict[str, float]:
         """The result's numbers: means over the last rollouts, and the last and first evaluation."""
         last = self.lines[-FINAL_STEPS:]
-        names = [name for name in last[-1] if name not in ("step", "steps", "seconds", "tokens") and not name.startswith("seconds_")]
+        names = [name for name in last[-1] if name not in UNMEASURED and not name.startswith("seconds_")]
         found = {name: float(np.mean([line[name] for line in last if line.get(name) is not None])) for name in names}
         found |= {name: value for name, value in self.evaluations[-1].items() if name.startswith("held_out_")}
         return found | {"held_out_reward_before": self.evaluations[0]["held_out_reward"]}

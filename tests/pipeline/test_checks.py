@@ -102,3 +102,16 @@ def test_a_folder_that_pads_with_its_end_token_is_refused(folder: Path, capsys: 
     assert "pads with the token that ends a text" in complaint(
         capsys, "stages.chat.model=./model", "stages.policy.sampling.max_new_tokens=8", "stages.exam.sampling.max_new_tokens=8"
     )
+
+
+def test_a_tracker_that_is_not_installed_is_told_before_anything_starts(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch
+) -> None:
+    from importlib.util import find_spec
+
+    monkeypatch.setattr("pipeline.checks.find_spec", lambda name: None if name == "wandb" else find_spec(name))
+    lengths = ["stages.policy.sampling.max_new_tokens=8", "stages.exam.sampling.max_new_tokens=8"]
+    assert main(["check", "lengths.yaml", *lengths, "track=[tensorboard, wandb]"]) == 2
+    assert "track.1: wandb is not installed: pip install 'recipe-pipeline[wandb]'" in capsys.readouterr().err
+    assert main(["check", "lengths.yaml", *lengths, "track=[tensorbord]"]) == 2
+    assert "did you mean 'tensorboard'?" in capsys.readouterr().err

@@ -49,6 +49,7 @@ def test_changing_a_setting_changes_the_stage_and_those_that_take_from_it(worksh
         "stages.base.behaviour=fail",
         "stages.base.require={loss: 3}",
         "name=other",
+        "track=[tensorboard, wandb]",
     ],
 )
 def test_how_a_run_is_carried_out_bears_no_identity(workshop: Workshop, override: str):

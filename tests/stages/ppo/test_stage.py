@@ -28,7 +28,7 @@ def weights(job: Job) -> dict[str, torch.Tensor]:
 
 def numbers(job: Job) -> list[dict]:
     """All logged numbers but those of time."""
-    timed = ("seconds", "tokens_per_second")
+    timed = ("seconds", "tokens_per_second", "memory")
     return [{k: v for k, v in line.items() if not k.startswith(timed)} for line in metrics.read(job.folder / "metrics.jsonl")]
 
 
@@ -57,6 +57,20 @@ def test_a_job_leaves_a_plain_model_and_says_what_became_of_reward_and_kl(tmp_pa
     assert result.tables[0].rows[0][0] == 0
     if model_reward:
         assert {"reward_judge", "reward_length"} <= lines[1].keys()
+
+
+def test_a_tracker_shows_rollouts_and_samples_and_changes_no_number(tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    plain, tracked = ppo_job(tmp_path / "plain" / "policy"), ppo_job(tmp_path / "tracked" / "policy")
+    done(plain)
+    done(tracked.model_copy(update={"track": ("tensorboard",)}))
+    assert numbers(plain) == numbers(tracked)
+    found = EventAccumulator(str(tmp_path / "tracked" / "track" / "policy")).Reload()
+    lines = [line for line in numbers(tracked) if "reward" in line]
+    assert [(event.step, round(event.value, 5)) for event in found.Scalars("reward")] == [(n["step"], round(n["reward"], 5)) for n in lines]
+    assert [event.step for event in found.Tensors("samples/text_summary")] == [0, 3, 6]
+    assert not (tmp_path / "plain" / "track").exists()
 
 
 def test_at_the_start_policy_and_reference_are_the_same_and_ratios_are_one(tmp_path):

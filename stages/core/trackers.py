@@ -1,0 +1,178 @@
+"""Trackers that a recipe asks for (`track:`): what `metrics.jsonl` records goes to TensorBoard, Weights & Biases, trackio and MLflow too.
+
+They are accelerate's own, so that names, offline modes and logins are those that each tool documents. What stays on this machine lies in `track/` of
+the run. A tracker that cannot start or that fails is told once and left alone: no training ends because a web page is down.
+"""
+
+import atexit
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from stages.contract import Job
+
+LONGEST_SETTING = 250
+"""Characters; MLflow takes no longer ones."""
+
+
+class Trackers:
+    """The trackers of one stage, opened at its first line. Only the process that writes the record holds any."""
+
+    def __init__(self, job: Job | None = None, *, writes: bool = True) -> None:
+        self._job = job
+        self._names = job.track if job is not None and writes else ()
+        self._open: dict[str, Any] | None = None
+
+    def log(self, step: int, values: Mapping[str, float | None]) -> None:
+        """One line of numbers; what is not finite is left out."""
+        numbers = {name: value for name, value in values.items() if value is not None and math.isfinite(value)}
+        self._each(step, lambda name, tracker: tracker.log(numbers, step=step))
+
+    def samples(self, step: int, title: str, columns: Sequence[str], rows: Sequence[Sequence[str | float]]) -> None:
+        """A small table of texts: what the model says at this step."""
+        self._each(step, lambda name, tracker: SHOW[name](tracker, step, title, list(columns), [list(row) for row in rows]))
+
+    def _each(self, step: int, call: Callable[[str, Any], None]) -> None:
+        if not self._names:
+            return
+        if self._open is None:
+            self._open = self._started(step)
+        for name, tracker in list(self._open.items()):
+            if not _tried(name, lambda name=name, tracker=tracker: call(name, tracker)):  # type: ignore[misc]
+                del self._open[name]
+
+    def _started(self, step: int) -> dict[str, Any]:
+        from accelerate import PartialState
+        from accelerate.tracking import LOGGER_TYPE_TO_CLASS
+
+        PartialState()  # whose absence accelerate's trackers complain of; PPO has none of its own
+        assert self._job is not None  # noqa: S101 - there are names only where there is a job
+        job = self._job
+        found: dict[str, Any] = {}
+        local = job.folder.parent / "track"
+        local.mkdir(exist_ok=True)
+        for name in self._names:
+
+            def start(name: str = name) -> None:
+                given, named = OPEN[name](job, local, step)
+                tracker = LOGGER_TYPE_TO_CLASS[name](*given, **named)
+                tracker.main_process_only = False  # this is the main process; accelerate would ask a state that PPO does not have
+                tracker.start()
+                found[name] = tracker
+                DESCRIBE[name](tracker, job)
+
+            if _tried(name, start):
+                atexit.register(_tried, name, found[name].finish)
+        return found
+
+
+def _tried(name: str, call: Callable[[], None]) -> bool:
+    """Whether it went well; what went wrong is told."""
+    try:
+        call()
+    except (Exception, SystemExit) as error:
+        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        print(f"warning: {name} does not track this stage any more: {first[:300]}", flush=True)
+        return False
+    return True
+
+
+Opening = tuple[tuple[Any, ...], dict[str, Any]]
+"""Arguments of an accelerate tracker: positional and named."""
+
+
+def _tensorboard(job: Job, local: Path, step: int) -> Opening:
+    # Of an attempt that was cut off, lines after its checkpoint are drawn anew.
+    return (job.folder.name, local), {"purge_step": step}
+
+
+def _wandb(job: Job, local: Path, step: int) -> Opening:
+    identity = f"{job.folder.parent.name}-{job.folder.name}"
+    return (job.folder.parent.name,), {"name": job.folder.name, "id": identity, "resume": "allow", "dir": str(local)}
+
+
+def _trackio(job: Job, local: Path, step: int) -> Opening:
+    return (job.folder.parent.name,), {"name": job.folder.name, "resume": "allow"}
+
+
+def _mlflow(job: Job, local: Path, step: int) -> Opening:
+    import mlflow
+
+    place = None
+    if not mlflow.tracking.is_tracking_uri_set():
+        mlflow.set_tracking_uri(f"sqlite:///{local / 'mlflow.db'}")
+        place = (local / "mlflow").as_uri()
+    return (job.folder.parent.name, place), {"run_name": job.folder.name}
+
+
+OPEN: dict[str, Callable[[Job, Path, int], Opening]] = {
+    "tensorboard": _tensorboard,
+    "wandb": _wandb,
+    "trackio": _trackio,
+    "mlflow": _mlflow,
+}
+
+
+def _settings_as_text(tracker: Any, job: Job) -> None:
+    """TensorBoard's own table of hyper-parameters makes a run of its own for each; a page of text is what people find."""
+    tracker.log({"settings": "```json\n" + json.dumps(job.config, indent=1, ensure_ascii=False) + "\n```"}, step=0)
+
+
+def _settings(tracker: Any, job: Job) -> None:
+    flat = {"stage": job.stage, "kind": job.kind, "seed": job.seed, **dict(_flat("", job.config))}
+    tracker.store_init_configuration({name: value for name, value in flat.items() if len(str(value)) <= LONGEST_SETTING})
+
+
+def _flat(prefix: str, value: Any) -> list[tuple[str, Any]]:
+    if isinstance(value, Mapping):
+        return [one for key, inner in value.items() for one in _flat(f"{prefix}.{key}" if prefix else str(key), inner)]
+    return [(prefix, value if isinstance(value, bool | int | float | str) or value is None else json.dumps(value))]
+
+
+DESCRIBE: dict[str, Callable[[Any, Job], None]] = {
+    "tensorboard": _settings_as_text,
+    "wandb": _settings,
+    "trackio": _settings,
+    "mlflow": _settings,
+}
+
+Show = Callable[[Any, int, str, list[str], list[list[str | float]]], None]
+
+
+def _as_page(tracker: Any, step: int, title: str, columns: list[str], rows: list[list[str | float]]) -> None:
+    tracker.log({title: _markdown(columns, rows)}, step=step)
+
+
+def _as_wandb_table(tracker: Any, step: int, title: str, columns: list[str], rows: list[list[str | float]]) -> None:
+    tracker.log_table(title, columns=columns, data=rows, step=step)
+
+
+def _as_trackio_table(tracker: Any, step: int, title: str, columns: list[str], rows: list[list[str | float]]) -> None:
+    import pandas
+    import trackio
+
+    tracker.log({title: trackio.Table(dataframe=pandas.DataFrame(rows, columns=columns))}, step=step)
+
+
+def _as_mlflow_text(tracker: Any, step: int, title: str, columns: list[str], rows: list[list[str | float]]) -> None:
+    import mlflow
+
+    mlflow.log_text(_markdown(columns, rows), f"{title}/step-{step:06d}.md")
+
+
+SHOW: dict[str, Show] = {
+    "tensorboard": _as_page,
+    "wandb": _as_wandb_table,
+    "trackio": _as_trackio_table,
+    "mlflow": _as_mlflow_text,
+}
+
+
+def _markdown(columns: Sequence[str], rows: Sequence[Sequence[str | float]]) -> str:
+    def line(cells: Sequence[str | float]) -> str:
+        texts = [f"{cell:.4g}" if isinstance(cell, float) else str(cell).replace("|", "\\|").replace("\n", " ⏎ ") for cell in cells]
+        return f"| {' | '.join(texts)} |"
+
+    return "\n".join([line(columns), line(["---"] * len(columns)), *(line(row) for row in rows)])

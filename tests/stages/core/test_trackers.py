@@ -1,0 +1,115 @@
+"""What is recorded goes to the trackers that a recipe names, through accelerate's own classes; their troubles end no training."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import accelerate.tracking
+import pytest
+
+from stages.contract import Job
+from stages.core.metrics import Metrics, read
+from stages.core.trackers import Trackers
+
+
+def job(tmp_path: Path, *names: str) -> Job:
+    folder = tmp_path / "demo" / "chat-0123456789ab"
+    folder.mkdir(parents=True, exist_ok=True)
+    return Job(stage="chat", kind="sft", folder=folder, seed=3, config={"epochs": 2, "optimizer": {"learning_rate": 0.1}}, track=names)
+
+
+class Fake(accelerate.tracking.GeneralTracker):
+    """Takes the place of a tracker through the interface that accelerate registers trackers by."""
+
+    name = "wandb"
+    requires_logging_directory = False
+    said: list[tuple[str, Any]] = []
+    fails = ""
+
+    def __init__(self, *given: Any, **named: Any) -> None:
+        super().__init__()
+        self.said.append(("init", (given, named)))
+
+    @property
+    def tracker(self) -> Any:
+        return self
+
+    def start(self) -> None:
+        self._say("start", None)
+
+    def store_init_configuration(self, values: dict[str, Any]) -> None:
+        self._say("settings", values)
+
+    def log(self, values: dict[str, Any], step: int | None = None, **kwargs: Any) -> None:
+        self._say("log", (step, values))
+
+    def log_table(self, table_name: str, **how: Any) -> None:
+        self._say("table", (table_name, how))
+
+    def _say(self, what: str, value: Any) -> None:
+        if self.fails == what:
+            raise ConnectionError("the page is down")
+        self.said.append((what, value))
+
+
+@pytest.fixture
+def fake(monkeypatch: pytest.MonkeyPatch) -> type[Fake]:
+    monkeypatch.setitem(accelerate.tracking.LOGGER_TYPE_TO_CLASS, "wandb", accelerate.tracking.WandBTracker)
+    monkeypatch.setattr(Fake, "said", [])
+    monkeypatch.setattr(Fake, "fails", "")
+    with pytest.warns(UserWarning, match="already registered"):
+        accelerate.tracking.register_tracker_class(Fake)
+    return Fake
+
+
+def test_a_tracker_gets_settings_numbers_and_samples(tmp_path: Path, fake: type[Fake]) -> None:
+    record = Metrics(tmp_path, trackers=Trackers(job(tmp_path, "wandb")))
+    record.log(5, 10, loss=1.5, bad=float("nan"))
+    record.trackers.samples(5, "samples", ["prompt", "answer"], [["Hi", "Hello"]])
+    words = [what for what, _ in fake.said]
+    assert words == ["init", "start", "settings", "log", "table"]
+    (project,), named = fake.said[0][1]
+    assert (project, named["name"], named["resume"]) == ("demo", "chat-0123456789ab", "allow")
+    assert fake.said[2][1] == {"stage": "chat", "kind": "sft", "seed": 3, "epochs": 2, "optimizer.learning_rate": 0.1}
+    step, values = fake.said[3][1]
+    assert (step, values["loss"], "bad" in values) == (5, 1.5, False)
+    assert fake.said[4][1] == ("samples", {"columns": ["prompt", "answer"], "data": [["Hi", "Hello"]], "step": 5})
+
+
+@pytest.mark.parametrize("fails", ["start", "log"])
+def test_a_tracker_that_fails_is_told_once_and_the_record_goes_on(
+    tmp_path: Path, fake: type[Fake], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], fails: str
+) -> None:
+    monkeypatch.setattr(fake, "fails", fails)
+    record = Metrics(tmp_path, trackers=Trackers(job(tmp_path, "wandb")))
+    for step in (1, 2, 3):
+        record.log(step, 3, loss=1.0)
+    assert capsys.readouterr().out.count("warning: wandb does not track this stage any more: the page is down") == 1
+    assert len(read(tmp_path / "metrics.jsonl")) == 3
+
+
+def test_without_a_word_in_the_recipe_nothing_is_tracked(tmp_path: Path, fake: type[Fake]) -> None:
+    Metrics(tmp_path, trackers=Trackers(job(tmp_path))).log(1, 1, loss=1.0)
+    Metrics(tmp_path, writes=False, trackers=Trackers(job(tmp_path, "wandb"), writes=False)).log(1, 1, loss=1.0)
+    assert fake.said == []
+    assert not (tmp_path / "demo" / "track").exists()
+
+
+def test_tensorboard_holds_numbers_and_samples_and_a_resumed_attempt_takes_the_place_of_the_lost_steps(tmp_path: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    orders = job(tmp_path, "tensorboard")
+    first = Metrics(orders.folder, trackers=Trackers(orders))
+    for step in (1, 2, 3):
+        first.log(step, 4, loss=float(step))
+    resumed = Metrics(orders.folder, trackers=Trackers(orders))
+    resumed.rewind(2)
+    resumed.log(3, 4, loss=30.0)
+    resumed.trackers.samples(3, "samples", ["prompt", "answer"], [["a|b", "<script>\n"]])
+    found = EventAccumulator(str(tmp_path / "demo" / "track" / orders.folder.name)).Reload()
+    assert [(event.step, event.value) for event in found.Scalars("loss")] == [(1, 1.0), (2, 2.0), (3, 30.0)]
+    assert {"seconds", "memory_bytes"} <= set(found.Tags()["scalars"])
+    [text] = [event.tensor_proto.string_val[0].decode() for event in found.Tensors("samples/text_summary")]
+    assert text.endswith("| a\\|b | <script> ⏎  |")
+    settings = found.Tensors("settings/text_summary")[0].tensor_proto.string_val[0].decode()
+    assert json.loads(settings.strip("`json\n"))["epochs"] == 2
