@@ -6,7 +6,7 @@ of an update would not be 1. The reference is a frozen copy, or, where an adapte
 
 import copy
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -63,19 +63,26 @@ class Player:
         """Updates that were planned and are not taken: the schedule goes on."""
         self.taken += updates
 
-    def state(self) -> dict[str, Any]:
-        """What a checkpoint holds: weights that train, optimizer, place in the schedule."""
-        trained = {name: p.detach() for name, p in self.module.named_parameters() if p.requires_grad}
-        return {"weights": trained, "optimizer": self.optimizer.state_dict(), "taken": self.taken}
+    def weights(self) -> dict[str, Tensor]:
+        """The weights that train, by name; detached, not copied."""
+        return {name: p.detach() for name, p in self.module.named_parameters() if p.requires_grad}
 
-    def load(self, state: dict[str, Any]) -> None:
-        """Take over what `state` gave. Raises StageError where the weights are of other parameters."""
-        own = {name: p for name, p in self.module.named_parameters() if p.requires_grad}
-        if own.keys() != state["weights"].keys():
+    def put(self, weights: Mapping[str, Tensor]) -> None:
+        """Take over what `weights` gave. Raises StageError where it is of other parameters."""
+        own = self.weights()
+        if own.keys() != weights.keys():
             raise StageError(f"the checkpoint's {self.name} has other parameters than the model; start the stage anew")
         with torch.no_grad():
             for name, parameter in own.items():
-                parameter.copy_(state["weights"][name])
+                parameter.copy_(weights[name])
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint holds: weights that train, optimizer, place in the schedule."""
+        return {"weights": self.weights(), "optimizer": self.optimizer.state_dict(), "taken": self.taken}
+
+    def load(self, state: dict[str, Any]) -> None:
+        """Take over what `state` gave."""
+        self.put(state["weights"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.taken = state["taken"]
 
