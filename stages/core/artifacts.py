@@ -31,7 +31,7 @@ def save_artifact(
     """
     trainable = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
     if hasattr(model, "merge_and_unload"):
-        from stages.adapters.lora import merged
+        from stages.adapters.building import merged
 
         model = merged(model)
     model = model.eval()

@@ -6,14 +6,14 @@ of an update would not be 1. The reference is a frozen copy, or, where an adapte
 
 import copy
 import math
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
+from stages.adapters.switching import active, active_adapters, trained_adapter
 from stages.contract import StageError
 from stages.core.config import Optimizer
 from stages.core.logprobs import Batch, TokenLogprobs, TokenValues
@@ -107,26 +107,22 @@ def frozen_copy(policy: TokenLogprobs) -> TokenLogprobs:
 
 
 class AdapterOff:
-    """A reference that shares the policy's weights: the policy as it is without the adapter in training."""
+    """A reference that shares the policy's weights: the policy as it is without the adapter in training, earlier adapters on.
 
-    def __init__(self, policy: TokenLogprobs) -> None:
+    Where the adapter goes on from an earlier stage, `twin` is a frozen copy of it from before, which then takes its place.
+    """
+
+    def __init__(self, policy: TokenLogprobs, twin: str | None = None) -> None:
         self.policy = policy
+        trained = trained_adapter(policy.model)
+        earlier = [name for name in active_adapters(policy.model) if name != trained]
+        self.names = [*earlier, twin] if twin else earlier
 
     @torch.no_grad()
     def __call__(self, batch: Batch, with_entropy: bool = False) -> tuple[Tensor, Tensor | None]:
-        with adapter_off(self.policy.model):
+        with active(self.policy.model, self.names):
             found: tuple[Tensor, Tensor | None] = self.policy(batch, with_entropy)
         return found
-
-
-@contextmanager
-def adapter_off(model: Any) -> Iterator[None]:
-    """peft's `disable_adapter`, with every parameter's `requires_grad` put back as it was: peft restores only the active adapter's."""
-    flags = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
-    with model.disable_adapter():
-        yield
-    for parameter, flag in flags:
-        parameter.requires_grad_(flag)
 
 
 def without_dropout(model: nn.Module) -> nn.Module:

@@ -88,7 +88,7 @@ def build_players(job: Job, config: PPO, hardware: Hardware, model: Any, tokeniz
         reference = frozen_copy(policy_module)
         notes = ["the reference is a frozen copy of the policy"]
     else:
-        from stages.adapters.lora import add_adapter
+        from stages.adapters.building import add_adapter
 
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(job.seed)

@@ -39,7 +39,7 @@ def run(job: Job, config: Pretrain, hardware: Hardware) -> Result:
     rows = PackedRows(documents, capacity=context, seed=job.seed)
     shape = shape_of_run(hardware, tokens=config.tokens, batch_tokens=config.batch_tokens, capacity=context)
     if config.adapter:
-        from stages.adapters.lora import add_adapter
+        from stages.adapters.building import add_adapter
 
         model = add_adapter(model, config.adapter, "CAUSAL_LM", seed=job.seed)
     notes = [*text.notes, *added, str(precision), describe(rows, shape, model)]

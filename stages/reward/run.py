@@ -9,7 +9,7 @@ from transformers import TrainingArguments
 
 from data.chat import check_template
 from data.errors import DataError
-from stages.adapters.lora import add_adapter
+from stages.adapters.building import add_adapter
 from stages.contract import Hardware, Job, Result, StageError
 from stages.core.artifacts import save_artifact
 from stages.core.baselines import BagOfWords

@@ -51,7 +51,7 @@ def run(job: Job, config: SFT, hardware: Hardware) -> Result:
     rows = PackedRows(documents, capacity=context, seed=job.seed)
     shape = shape_of_run(hardware, rows=round(config.epochs * rows.per_epoch), batch_tokens=config.batch_tokens, capacity=context)
     if config.adapter:
-        from stages.adapters.lora import add_adapter
+        from stages.adapters.building import add_adapter
 
         model = add_adapter(model, config.adapter, "CAUSAL_LM", seed=job.seed)
     notes = [*chats.notes, *added, *notes, *told, str(precision), describe(rows, shape, model)]

@@ -35,8 +35,8 @@ def model_of(kind: str = "llama", seed: int = 0, dropout: float = 0.0):
     )
     model = LlamaForCausalLM(config).eval()
     if kind == "lora":
+        from stages.adapters.building import add_adapter
         from stages.adapters.config import Lora
-        from stages.adapters.lora import add_adapter
 
         model = add_adapter(model, Lora(rank=4), "CAUSAL_LM").eval()
         for name, parameter in model.named_parameters():

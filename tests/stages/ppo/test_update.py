@@ -7,13 +7,14 @@ import pytest
 import torch
 import torch.multiprocessing as mp
 
+from stages.adapters.switching import adapter_off
 from stages.core.answers import Scores
 from stages.core.generation import Completion, Transformers
 from stages.core.interrupt import Interrupted
 from stages.core.logprobs import TokenLogprobs, TokenValues
 from stages.ppo.config import PPO
 from stages.ppo.experience import collect
-from stages.ppo.players import AdapterOff, Player, Players, adapter_off, frozen_copy, without_dropout
+from stages.ppo.players import AdapterOff, Player, Players, frozen_copy, without_dropout
 from stages.ppo.ranks import Ranks, join
 from stages.ppo.rollout import Rollout, question_of
 from stages.ppo.update import Update

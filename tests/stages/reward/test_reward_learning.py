@@ -61,8 +61,8 @@ def test_teaching_leaves_the_score_head_as_it_was(classifier):
 
 
 def test_an_adapted_model_trains_its_adapter_and_its_score_head_and_nothing_else(classifier, pairs):
+    from stages.adapters.building import add_adapter
     from stages.adapters.config import Lora
-    from stages.adapters.lora import add_adapter
 
     model = teach(add_adapter(classifier, Lora(rank=4), "SEQ_CLS", seed=0))
     batch = collate(pairs)

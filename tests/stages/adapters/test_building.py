@@ -1,8 +1,8 @@
 import pytest
 import torch
 
+from stages.adapters.building import add_adapter, merged, target_modules
 from stages.adapters.config import Lora
-from stages.adapters.lora import add_adapter, merged, target_modules
 from stages.contract import StageError
 
 
