@@ -24,6 +24,7 @@ COMMANDS = {
     "doctor": ("pipeline.commands:doctor", "Look at the environment, and verify every byte of a run."),
     "report": ("pipeline.report.commands:report", "Write one self-contained HTML page of a run."),
     "compare": ("pipeline.report.commands:compare", "Show what differs between two runs: settings, data and results, stage by stage."),
+    "chat": ("pipeline.chat.command:main", "Talk to a model of a run, or to several side by side."),
     "publish": ("pipeline.publish.command:main", "Publish a run's models to the Hugging Face Hub."),
     "schema": ("pipeline.commands:schema", "Print the JSON Schema of recipes, for editors."),
 }

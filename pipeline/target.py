@@ -23,3 +23,14 @@ def _of_run(path: Path, overrides: Sequence[str]) -> tuple[Recipe, Run]:
         raise RecipeError(f"{path} is not a run's folder (it holds no recipe.yaml); name a recipe or a folder below runs/")
     root = (path.resolve() / kept["recipe"]).parent
     return load(path / "recipe.yaml", [*kept["overrides"], *overrides], root=root), Run(path)
+
+
+def run_folder(name: str, runs: str) -> Path:
+    """The run's folder, named by itself or by its recipe. Raises RecipeError if it is not there."""
+    path = Path(name)
+    if path.is_dir():
+        return path
+    folder = open_target(name, (), runs)[1].path
+    if not folder.is_dir():
+        raise RecipeError(f"{folder} is not there: nothing of {name} has run yet")
+    return folder

@@ -2,7 +2,6 @@
 
 import json
 import sys
-from pathlib import Path
 from typing import Any
 
 from pipeline.arguments import Parser
@@ -17,6 +16,7 @@ def main(arguments: list[str]) -> int:
     import os
 
     from pipeline.publish import publish, secret_values
+    from pipeline.target import run_folder
 
     found = publish(
         run_folder(options.run, options.runs),
@@ -48,16 +48,6 @@ def _parser() -> Parser:
     parser.add_argument("--collection", action="store_true", help="gather them in a collection named like the run")
     parser.add_argument("--dry-run", action="store_true", help="show repositories, files and cards; touch no network")
     return parser.json()
-
-
-def run_folder(name: str, runs: str) -> Path:
-    """The run's folder, named by itself or by its recipe."""
-    path = Path(name)
-    if path.is_dir():
-        return path
-    from pipeline.target import open_target
-
-    return open_target(name, (), runs)[1].path
 
 
 def as_json(one: Any) -> dict[str, Any]:

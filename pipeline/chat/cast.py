@@ -1,0 +1,45 @@
+"""Who takes part in a conversation: the finished models of a run, found by their manifests alone, so that an edited recipe is no obstacle."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline.artifacts import inspect
+from pipeline.errors import RecipeError, StoreError, suggestion
+from pipeline.store import Run
+from stages.contract import Artifact
+
+
+@dataclass(frozen=True)
+class Cast:
+    """Artifacts by the name of their stage, in the order in which they were finished."""
+
+    models: dict[str, Path]
+    judges: dict[str, Path]
+
+    def model(self, name: str) -> str:
+        """The name, if it is a model's. Raises RecipeError with those that are there."""
+        if name not in self.models:
+            what = (
+                "is a reward model, which judges and does not talk" if name in self.judges else "is no finished language model of this run"
+            )
+            raise RecipeError(f"'{name}' {what} (there are {', '.join(self.models)}){suggestion(name, self.models)}")
+        return name
+
+
+def cast(folder: Path) -> Cast:
+    """Everybody in a run. Raises RecipeError if nobody can talk yet."""
+    found: dict[str, tuple[str, Artifact, Path]] = {}
+    run = Run(folder)
+    for link in sorted(entry.name for entry in folder.iterdir() if entry.is_symlink()):
+        current = run.current(link)
+        try:
+            manifest = current.manifest() if current else None
+        except StoreError:
+            continue
+        if current and manifest and isinstance(says := inspect(current.artifact), Artifact):
+            found[link] = (str(manifest.get("finished", "")), says, current.artifact.resolve())
+    ordered = sorted(found.items(), key=lambda item: item[1][0])
+    kinds = {kind: {name: path for name, (_, says, path) in ordered if says.kind == kind} for kind in ("causal-lm", "reward-model")}
+    if not kinds["causal-lm"]:
+        raise RecipeError(f"{folder} holds no finished language model yet; first: pipeline run {folder}")
+    return Cast(kinds["causal-lm"], kinds["reward-model"])
