@@ -83,6 +83,28 @@ def overlong_penalty(length_B: Tensor, limit: int, buffer: int) -> Tensor:
     return -((length_B.float() - (limit - buffer)) / buffer).clamp(0.0, 1.0)
 
 
+@dataclass
+class RunningMoments:
+    """Count, mean and population variance of all scores so far, merged rollout by rollout (Chan, Golub & LeVeque 1979)."""
+
+    count: float = 0.0
+    mean: float = 0.0
+    variance: float = 0.0
+
+    def add(self, score_B: Tensor, reduce: Reduce = alone) -> None:
+        """Take in a rollout's scores (B), of all processes."""
+        count, mean, variance = moments(score_B, torch.ones_like(score_B, dtype=torch.bool), reduce)
+        whole, difference = self.count + count, mean - self.mean
+        self.variance = (self.count * self.variance + count * variance + difference**2 * self.count * count / whole) / whole
+        self.mean += difference * count / whole
+        self.count = whole
+
+    def standardise(self, score_B: Tensor, smallest_std: float = 1e-6) -> Tensor:
+        """Scores less the mean, over the deviation; only centred where that is below `smallest_std`."""
+        std = self.variance**0.5
+        return (score_B - self.mean) / (std if std >= smallest_std else 1.0)
+
+
 def token_rewards(score_B: Tensor, kl_BT: Tensor, mask_BT: Tensor, coefficient: float) -> Tensor:
     """Reward of every token (B, T): -coefficient * KL of that token, and the answer's score on its last real token; 0 where masked.
 
@@ -145,6 +167,17 @@ def whiten(values_BT: Tensor, mask_BT: Tensor, reduce: Reduce = alone, smallest_
     std = statistics.variance**0.5
     scale = 1.0 / std if std >= smallest_std else 1.0
     return torch.where(mask_BT, (values_BT - statistics.mean) * scale, 0.0)
+
+
+def importance_weights(logp_BT: Tensor, sampled_logp_BT: Tensor, mask_BT: Tensor, cap: float) -> Tensor:
+    """min(p / q, cap) per token, where the trainer gives it p and the engine that drew it q; (B, T), 0 where masked.
+
+    Truncated importance sampling (Espeholt et al. 2018; for engines of other arithmetic, Yao et al. 2025): what was drawn from q counts as if it
+    had been drawn from p, but no token counts more than `cap` times. Off-policy sequences are corrected token by token, which is biased in
+    principle and of far lower variance than the product of a whole answer.
+    """
+    ratio_BT = (logp_BT - sampled_logp_BT).clamp(-LARGEST_LOG_RATIO, LARGEST_LOG_RATIO).exp()
+    return torch.where(mask_BT, ratio_BT.clamp(max=cap), 0.0)
 
 
 # --- losses -----------------------------------------------------------------------------------------------------------------------------

@@ -85,6 +85,8 @@ class PPO(Rewarded):
     """Bound on the loss of a bad token, as a multiple of its advantage (Ye et al. 2020; 3 is usual); off if left out."""
     value_clip: float | None = Field(0.2, gt=0)
     """Values may move by this much from the rollout's in one update; no limit if null. Meant for rewards of deviation 1."""
+    running_normalisation: bool = False
+    """Bring the sum of rewards to mean 0 and deviation 1 of all rollouts so far (Zheng et al. 2023), before penalties; for rewards of unknown scale."""
     whiten: bool = True
     """Advantages are brought to mean 0 and deviation 1 over the whole rollout of all processes: the step no longer depends on the reward's scale."""
     aggregation: Literal["token", "sequence"] = "token"
@@ -97,6 +99,16 @@ class PPO(Rewarded):
     """The last so many tokens before `max_new_tokens` cost reward in a line down to -1 (DAPO, Yu et al. 2025); off if left out."""
     stop_kl: float | None = Field(None, gt=0)
     """Ends the policy's update of a rollout once it moved by more than this KL per token from the policy that drew it; off if left out."""
+    importance_cap: float | None = Field(None, ge=1)
+    """Weigh each token by the trainer's over the sampler's probability, at most by this (truncated importance sampling; Yao et al. 2025; 2 is usual): corrects for an engine of other arithmetic."""
+    refresh_reference: int | None = Field(None, gt=0)
+    """Rollouts after which the policy of then becomes the reference (ProRL, Liu et al. 2025): it may go further, and KL is counted from there; never if left out."""
+    ema: float | None = Field(None, gt=0, lt=1)
+    """Leave the exponential moving average of the policy's weights, with this decay per rollout (0.95 averages about 20), and evaluate it: steadier than the last weights; off if left out."""
+    keep: Literal["last", "best"] = "last"
+    """Which policy is left: the last one, or that of the evaluation with the highest held-out reward (the start counts) among those within `kl_budget`."""
+    kl_budget: float | None = Field(None, gt=0)
+    """Mean KL to the reference per held-out answer, in nats, that the best policy may have; reward that costs more is mistrusted (Gao et al. 2023). No limit if left out."""
     mix: Mix | None = None
     """Learn text beside the rewards; off if left out."""
     critic_warmup: int = Field(10, ge=0)
@@ -110,7 +122,9 @@ class PPO(Rewarded):
     evaluation_prompts: int = Field(128, gt=0)
     """Held-out prompts answered in an evaluation, the first ones."""
     guards: Literal["warn", "stop"] = "warn"
-    """What follows a sign of trouble (negative KL, KL explosion, entropy collapse, equal rewards, answers that never end...): a note, or the end."""
+    """What follows a sign of trouble (negative KL, KL explosion, entropy collapse, equal rewards, rewards at their clip, answers that never end...): a note, or the end."""
+    samples: int = Field(8, ge=0)
+    """Held-out prompts, always the same, whose answers every evaluation writes to `samples.jsonl`."""
 
     def too_long(self, contexts: Mapping[str, int | None]) -> tuple[str, str] | None:
         return self.sampling.too_long({name: context for name, context in contexts.items() if name == "model"})
@@ -123,4 +137,12 @@ class PPO(Rewarded):
             raise ValueError(f"critic_warmup {self.critic_warmup} leaves no step of {self.steps} for the policy")
         if self.overlong is not None and self.overlong > self.sampling.max_new_tokens:
             raise ValueError(f"overlong {self.overlong} is more than sampling.max_new_tokens {self.sampling.max_new_tokens}")
+        if self.refresh_reference is not None and self.adapter is not None:
+            raise ValueError(
+                "refresh_reference needs a reference of its own, and with an adapter it is the model without it; leave out one of them"
+            )
+        if self.kl_budget is not None and self.keep == "last":
+            raise ValueError("kl_budget limits which evaluation is the best: it needs keep: best")
+        if self.kl_budget is not None and self.refresh_reference is not None:
+            raise ValueError("kl_budget counts from the start, and refresh_reference moves what KL is counted from; leave out one of them")
         return self

@@ -23,6 +23,8 @@ def warnings(line: Line, history: Sequence[Line]) -> list[Warning]:
         "equal-rewards": line["reward_std"] < 1e-6,
         "few-ends": line["eos_rate"] < 0.1,
         "length-runaway": line["length"] > 2.0 * first["length"] and line["reward"] > first["reward"] and line["eos_rate"] < 0.8,
+        "reward-at-clip": line.get("reward_clipped", 0.0) > 0.2,
+        "value-at-clip": len(recent) == 10 and all(each.get("value_clip_fraction", 0.0) > 0.5 for each in recent),
         "much-clipped": line.get("clip_fraction", 0.0) > 0.4,
         "blind-critic": len(recent) == 10 and all(each.get("explained_variance", 0.0) < 0.0 for each in recent),
         "equal-advantages": line["reward_std"] >= 1e-6 and line["advantage_std"] < 1e-4,
@@ -44,6 +46,10 @@ SENTENCES = {
     "few-ends": "fewer than one answer in ten ends by itself: raise sampling.max_new_tokens or missing_eos_penalty, "
     "and check that SFT learned the end-of-turn token",
     "length-runaway": "reward rises while answers grow and stop ending: the reward model probably likes length; set overlong or add a length rule",
+    "reward-at-clip": "more than a fifth of the answers lie at the clip of a reward, beyond which better and worse are the same: "
+    "raise its clip or lower its weight, and look whether the policy has found a hole in it",
+    "value-at-clip": "for ten rollouts more than half of the values have been held back by value_clip: raise it, or leave it out (null) "
+    "where rewards are not of deviation 1",
     "much-clipped": "more than 40 % of the tokens are clipped: lower policy_optimizer.learning_rate, or use fewer epochs or minibatches",
     "blind-critic": "the critic has been worse than a constant for ten rollouts: raise critic_optimizer.learning_rate or critic_warmup",
     "equal-advantages": "advantages hardly differ although rewards do: look at gamma, lam and the critic's scale",

@@ -92,13 +92,26 @@ class Players:
     policy: Player
     critic: Player
     reference: Policy
+    refreshed: bool = False
+    """Whether the reference is no longer the policy of the start."""
+
+    def refresh_reference(self) -> None:
+        """Make the policy, as it now is, the reference."""
+        assert isinstance(self.reference, nn.Module)  # noqa: S101 - the settings refuse it with an adapter
+        self.reference.load_state_dict(self.policy.module.state_dict())
+        self.refreshed = True
 
     def state(self) -> dict[str, Any]:
-        return {"policy": self.policy.state(), "critic": self.critic.state()}
+        """What a checkpoint holds; of the reference only what is not the start again."""
+        moved = {"reference": self.reference.state_dict()} if self.refreshed and isinstance(self.reference, nn.Module) else {}
+        return {"policy": self.policy.state(), "critic": self.critic.state(), **moved}
 
     def load(self, state: dict[str, Any]) -> None:
         self.policy.load(state["policy"])
         self.critic.load(state["critic"])
+        if "reference" in state and isinstance(self.reference, nn.Module):
+            self.reference.load_state_dict(state["reference"])
+            self.refreshed = True
 
 
 def frozen_copy(policy: TokenLogprobs) -> TokenLogprobs:

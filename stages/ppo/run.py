@@ -20,8 +20,9 @@ from stages.core.models import check_fit, choose_precision, context_of, load_cau
 from stages.core.rewards import backbone_of, build_rewards, reward_statistics
 from stages.core.text import text_documents
 from stages.core.trackers import Trackers
-from stages.ppo.algorithm import KLController
+from stages.ppo.algorithm import KLController, RunningMoments
 from stages.ppo.config import PPO
+from stages.ppo.keeping import Keeping
 from stages.ppo.loop import Training
 from stages.ppo.mix import Mix
 from stages.ppo.players import AdapterOff, Player, Players, critic_from_scores, frozen_copy, without_dropout
@@ -60,21 +61,24 @@ def run(job: Job, config: PPO, hardware: Hardware) -> Result:
         rollouts=rollouts,
         questions=questions,
         kl=KLController(config.kl.coefficient, config.kl.target, config.kl.horizon),
+        keeping=Keeping(config.ema, config.keep == "best", config.kl_budget),
         watch=watch,
         folder=job.folder / "checkpoints",
         checkpoints=job.checkpoints,
         ranks=ranks,
         micro_batch=micro_batch,
         mix=build_mix(job, config, tokenizer, players.policy.module, ranks),
+        running=RunningMoments() if config.running_normalisation else None,
     )
     if ranks.first:
         print("\n".join([f"precision {precision}", *notes, *how]), flush=True)
     with interruptible() as stop:
         training.train(stop)
+    kept, left = training.keeping.settle(players.policy, config.steps)
     if ranks.first:
         save_artifact(players.policy.module.model, tokenizer, job.artifact, kind="causal-lm")
     ranks.wait()
-    return Result(steps=config.steps, metrics=watch.final(), tables=[watch.table()], notes=[*notes, *how, *watch.told.values()])
+    return Result(steps=config.steps, metrics=watch.final(kept), tables=[watch.table()], notes=[*notes, *how, *left, *watch.told.values()])
 
 
 def build_players(job: Job, config: PPO, hardware: Hardware, model: Any, tokenizer: Any, ranks: Ranks) -> tuple[Players, list[str]]:

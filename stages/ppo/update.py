@@ -27,6 +27,7 @@ class Moved:
     means: dict[str, float] = field(default_factory=dict)
     """Means over the minibatches that were taken, by name."""
     largest_ratio: float = 1.0
+    smallest_ratio: float = 1.0
     first_ratio_error: float = 0.0
     """Largest |ratio - 1| of the first minibatch: 0 up to rounding, unless sampler and trainer, or dropout, are wrong."""
     stopped: bool = False
@@ -154,6 +155,7 @@ class Update:
 
     def _extremes(self, ratio_N: Tensor) -> None:
         self.moved.largest_ratio = max(self.moved.largest_ratio, float(ratio_N.max()))
+        self.moved.smallest_ratio = min(self.moved.smallest_ratio, float(ratio_N.min()))
         if not self.norms["policy_grad_norm"]:
             self.moved.first_ratio_error = max(self.moved.first_ratio_error, float((ratio_N - 1).abs().max()))
 

@@ -1,6 +1,7 @@
 """What can be seen of a run of PPO: a line of numbers for every rollout, evaluations on held-out prompts, samples, and named warnings."""
 
 from collections.abc import Mapping, Sequence
+from time import perf_counter
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from stages.ppo.guards import warnings
 from stages.ppo.players import Players
 from stages.ppo.ranks import Ranks
 from stages.ppo.rollout import Question, Rollout, Rollouts
+from stages.ppo.samples import Samples
 from stages.ppo.update import Moved
 
 FINAL_STEPS = 10
@@ -24,6 +26,8 @@ FINAL_STEPS = 10
 SAMPLES_SHOWN, SAMPLES_TRACKED = 3, 16
 UNMEASURED = ("step", "steps", "seconds", "tokens", "memory_bytes")
 """Of a line: what is no result."""
+UNTOLD = ("held_out_reward_std", "held_out_reward_clipped", "held_out_kl_k2")
+"""Of an evaluation: what is logged and not in the table."""
 
 
 class Watch:
@@ -40,6 +44,7 @@ class Watch:
         self.folder, self.config, self.rollouts, self.ranks, self.micro_batch = folder, config, rollouts, ranks, micro_batch
         self.held_out = list(held_out)[: config.evaluation_prompts]
         self.record = Metrics(folder, writes=ranks.first, trackers=trackers)
+        self.samples = Samples(folder / "samples.jsonl", config.samples)
         self.lines: list[dict[str, Any]] = []
         """Lines of rollouts so far."""
         self.evaluations: list[dict[str, Any]] = []
@@ -49,6 +54,8 @@ class Watch:
     def rewind(self, step: int, told: Mapping[str, str] | None = None) -> None:
         """Go on after `step` of an earlier attempt: later lines are dropped, what was told is not told again."""
         self.record.rewind(step)
+        if self.ranks.first:
+            self.samples.rewind(step)
         self.ranks.wait()
         lines = [line for line in metrics.read(self.folder / "metrics.jsonl") if line["step"] <= step]
         self.lines = [line for line in lines if "reward" in line]
@@ -69,8 +76,10 @@ class Watch:
         line = self._answers(rollout, experience) | self._critic(experience) | moved.means
         line |= {
             "ratio_max": self._largest(moved.largest_ratio),
+            "ratio_min": -self._largest(-moved.smallest_ratio),
             "first_ratio_error": self._largest(moved.first_ratio_error),
             "sampler_difference": self._largest(experience.sampler_difference),
+            **self._sampler(experience),
             "coefficient": coefficient,
             "learning_rate": players.policy.learning_rate,
             "update_stopped": float(moved.stopped),
@@ -85,8 +94,8 @@ class Watch:
         self.lines.append({"step": step, **line})
         return line
 
-    def evaluate(self, step: int, players: Players) -> None:
-        """Answer the held-out prompts, always with the same random numbers, and log reward, KL and every part of the reward."""
+    def evaluate(self, step: int, players: Players) -> dict[str, float]:
+        """Answer the held-out prompts, always with the same random numbers, and log reward, KL and every part of the reward. Gives the line."""
         rollout = self.rollouts.held_out(self.held_out)
         experience = collect(rollout, players, self.config, 0.0, self.ranks, self.micro_batch)
         line = {f"held_out_{name}": value for name, value in self._answers(rollout, experience).items() if name != "tokens"}
@@ -98,9 +107,11 @@ class Watch:
             for text, score in list(zip(rollout.texts, rollout.scores.total, strict=True))[:SAMPLES_SHOWN]:
                 print(f"  {score:+.2f}  {text!r}", flush=True)
             self._show(step, rollout)
+        return line
 
     def _show(self, step: int, rollout: Rollout) -> None:
-        """The first held-out answers, for trackers."""
+        """The first held-out answers, in `samples.jsonl` and for trackers."""
+        self.samples.write(step, rollout, [self.held_out[number].record.messages for number in rollout.samples])
         asked = [self.held_out[number].record.messages[-1]["content"] for number in rollout.samples]
         answers = zip(asked, rollout.texts, map(float, rollout.scores.total), strict=True)
         rows = [list(answer) for answer in answers][:SAMPLES_TRACKED]
@@ -114,8 +125,12 @@ class Watch:
             "reward_square": experience.score_B.double().square(),
             "kl": experience.k1_B.double(),
             "kl_k3": experience.k3_B.double(),
+            "kl_k2": experience.k2_B.double(),
             "length": lengths_B,
             "eos_rate": torch.tensor([float(completion.finished) for completion in rollout.completions], dtype=torch.float64),
+            "reward_clipped": torch.from_numpy(
+                np.zeros(len(lengths_B)) if (at := rollout.scores.clipped) is None else at.astype(np.float64)
+            ),
             **{f"reward_{name}": torch.from_numpy(np.asarray(values, dtype=np.float64)) for name, values in rollout.scores.parts.items()},
             "entropy": experience.entropy_BT.double().sum(1),
         }
@@ -141,6 +156,15 @@ class Watch:
         places[self.ranks.rank] = value
         return float(self.ranks.sum(places).max())
 
+    def _sampler(self, experience: Experience) -> dict[str, float]:
+        """How far the engine that drew the answers is from the trainer: KL per token by k3, and the weights that correct for it."""
+        ratio_N, cap = experience.ratio_N, self.config.importance_cap
+        above = torch.zeros_like(ratio_N) if cap is None else (ratio_N > cap).double()
+        sums = torch.stack([torch.ones_like(ratio_N), ratio_N - 1 - ratio_N.log(), ratio_N, above]).sum(1)
+        count, kl, weight, capped = self.ranks.sum(sums).tolist()
+        found = {"sampler_kl": kl / count, "importance_mean": weight / count, "importance_max": self._largest(float(ratio_N.max()))}
+        return found if cap is None else found | {"importance_capped": capped / count}
+
     def _warn(self, step: int, line: dict[str, float]) -> None:
         for warning in warnings(line, self.lines):
             if warning.name in self.told:
@@ -152,15 +176,28 @@ class Watch:
             if self.config.guards == "stop":
                 raise StageError(sentence)
 
-    def final(self) -> dict[str, float]:
-        """The result's numbers: means over the last rollouts, and the last and first evaluation."""
+    def final(self, kept: int) -> dict[str, float]:
+        """The result's numbers: means over the last rollouts, the first evaluation, and that of the policy that is left, after rollout `kept`."""
         last = self.lines[-FINAL_STEPS:]
         names = [name for name in last[-1] if name not in UNMEASURED and not name.startswith("seconds_")]
         found = {name: float(np.mean([line[name] for line in last if line.get(name) is not None])) for name in names}
-        found |= {name: value for name, value in self.evaluations[-1].items() if name.startswith("held_out_")}
+        left = next(line for line in reversed(self.evaluations) if line["step"] <= kept)
+        found |= {name: value for name, value in left.items() if name.startswith("held_out_")}
         return found | {"held_out_reward_before": self.evaluations[0]["held_out_reward"]}
 
     def table(self) -> Table:
-        names = [name for name in self.evaluations[0] if name.startswith("held_out_") and name != "held_out_reward_std"]
+        names = [name for name in self.evaluations[0] if name.startswith("held_out_") and name not in UNTOLD]
         rows: list[list[str | float | None]] = [[line["step"], *(line.get(name) for name in names)] for line in self.evaluations]
         return Table(title="Held-out prompts", columns=["rollout", *(n.removeprefix("held_out_") for n in names)], rows=rows)
+
+
+class Clock:
+    """Seconds of each phase of a step."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self._since = perf_counter()
+
+    def lap(self, phase: str) -> None:
+        now = perf_counter()
+        self.seconds[phase], self._since = now - self._since, now

@@ -15,8 +15,9 @@ from stages.core.config import RewardPart, Sampling
 from stages.core.generation import Completion, draw, uniforms
 from stages.core.logprobs import Batch, chosen_logprobs
 from stages.core.rewards import Rewards
-from stages.ppo.algorithm import KLController
+from stages.ppo.algorithm import KLController, RunningMoments
 from stages.ppo.config import PPO
+from stages.ppo.keeping import Keeping
 from stages.ppo.loop import Training
 from stages.ppo.players import Player, Players
 from stages.ppo.ranks import Ranks
@@ -127,4 +128,9 @@ def training(toy: Toy, config: PPO, folder: Path, *, seed: int = 0, policy: nn.M
     question = Question([PROMPT], Prompt([{"role": "user", "content": "?"}]))
     watch = Watch(folder, config, rollouts, [question], ranks)
     kl = KLController(config.kl.coefficient, config.kl.target, config.kl.horizon)
-    return Training(config, seed, players, rollouts, [question], kl, watch, folder / "checkpoints", Checkpoints(every_steps=10_000), ranks)
+    keeping = Keeping(config.ema, config.keep == "best", config.kl_budget)
+    running = RunningMoments() if config.running_normalisation else None
+    checkpoints = Checkpoints(every_steps=10_000)
+    return Training(
+        config, seed, players, rollouts, [question], kl, keeping, watch, folder / "checkpoints", checkpoints, ranks, running=running
+    )
