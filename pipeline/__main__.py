@@ -25,6 +25,7 @@ COMMANDS = {
     "report": ("pipeline.report.commands:report", "Write one self-contained HTML page of a run."),
     "compare": ("pipeline.report.commands:compare", "Show what differs between two runs: settings, data and results, stage by stage."),
     "chat": ("pipeline.chat.command:main", "Talk to a model of a run, or to several side by side."),
+    "serve": ("pipeline.chat.serve:main", "Serve a model of a run through an OpenAI-compatible endpoint."),
     "publish": ("pipeline.publish.command:main", "Publish a run's models to the Hugging Face Hub."),
     "schema": ("pipeline.commands:schema", "Print the JSON Schema of recipes, for editors."),
 }

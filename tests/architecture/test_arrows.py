@@ -17,6 +17,7 @@ ENVIRONMENT = {
     "stages.__main__": "reads what the launcher wrote",
     "pipeline.publish.command": "looks for secrets, to keep them out of what is sent",
     "pipeline.execute": "hands the environment on to stage processes",
+    "pipeline.chat.serve": "hands the environment on to the server",
     "pipeline.running": "looks which devices a child would see",
     "pipeline.upkeep": "looks which devices a child would see",
 }
