@@ -43,15 +43,23 @@ class Rendered:
     tokens: list[Tokens] = field(default_factory=list)
     kept: list[int] = field(default_factory=list)
     """For each of `tokens`, which chat it is."""
-    shortened: int = 0
+    shorter: set[int] = field(default_factory=set)
     """Chats that lost turns from their end to fit."""
     dropped: int = 0
     """Chats left out: nothing learned, or nothing that fits."""
 
+    @property
+    def shortened(self) -> int:
+        return len(self.shorter)
+
     def notes(self) -> list[str]:
-        total = len(self.kept) + self.dropped
-        lines = [f"{self.shortened:,} of {total:,} chats lost whole turns from their end to fit"] if self.shortened else []
-        return lines + ([f"{self.dropped:,} of {total:,} chats are left out: no answer in them fits or is learned"] if self.dropped else [])
+        return fit_notes(len(self.kept) + self.dropped, self.shortened, self.dropped)
+
+
+def fit_notes(total: int, shortened: int, dropped: int) -> list[str]:
+    """What became of chats that are too long, a sentence each."""
+    lines = [f"{shortened:,} of {total:,} chats lost whole turns from their end to fit"] if shortened else []
+    return lines + ([f"{dropped:,} of {total:,} chats are left out: no answer in them fits or is learned"] if dropped else [])
 
 
 def render(
@@ -71,10 +79,11 @@ def render(
 
 
 def render_all(
-    tokenizer: "PreTrainedTokenizerFast", chats: Sequence[Chat], *, learn: Learn = "all", max_tokens: int | None = None
+    tokenizer: "PreTrainedTokenizerFast", chats: Sequence[Chat], *, learn: Learn = "all", max_tokens: int | None = None, before: int = 0
 ) -> Rendered:
     """Many chats, encoded in batches. A chat longer than `max_tokens` loses whole turns from its end until it fits; one that has
-    nothing learned then is left out. Both are counted. Raises DataError with the number of chats that cannot be rendered.
+    nothing learned then is left out. Both are counted. Raises DataError with the number of chats that cannot be rendered; `before` is how many
+    chats came before these, for its words.
     """
     result, refused = Rendered(), []
     for begin in range(0, len(chats), BATCH):
@@ -84,13 +93,14 @@ def render_all(
                 text, spans = spans_of(tokenizer, chat.messages, chat.tools)
                 batch.append((index, text, _chosen(chat.messages, spans, learn)))
             except DataError as error:
-                refused.append(f"chat {index + 1}: {error}")
+                refused.append(f"chat {before + index + 1:,}: {error}")
         encoded = _encoded(tokenizer, [text for _, text, _ in batch])
         for (index, _, spans), (ids, starts) in zip(batch, encoded, strict=True):
             tokens: Tokens | None = _masked(tokenizer, ids, starts, spans)
             if max_tokens is not None and len(ids) > max_tokens:
                 tokens = _fitting(tokenizer, chats[index], learn, max_tokens)
-                result.shortened += tokens is not None
+                if tokens is not None:
+                    result.shorter.add(index)
             if tokens is None or not any(tokens.learn):
                 result.dropped += 1
             else:

@@ -1,9 +1,9 @@
 """What a recipe says about data, and the base of every settings class. Imports no torch and no datasets: the orchestrator reads it too."""
 
 from dataclasses import dataclass
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal, Self, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, WithJsonSchema, model_validator
 
 
 class Spec(BaseModel):
@@ -48,6 +48,22 @@ Format = Literal[
 ]
 
 
+def _format(name: str) -> str:
+    from difflib import get_close_matches
+
+    from data.code import CODE
+
+    known = get_args(Format)
+    if name in known or CODE.match(name):
+        return name
+    near = get_close_matches(name, known, n=1)
+    hint = f"; did you mean '{near[0]}'?" if near else ""
+    raise ValueError(f"no format '{name}' (there are {', '.join(known)}, and file.py:function){hint}")
+
+
+_FORMAT_SCHEMA = {"anyOf": [{"enum": list(get_args(Format))}, {"type": "string", "pattern": r"\.py:[A-Za-z_]\w*$"}]}
+
+
 class Source(Spec):
     """Where rows come from and how they are read."""
 
@@ -55,8 +71,9 @@ class Source(Spec):
     """File, glob or folder beside the recipe; `hub:owner/name[@revision][:config][:split]`; or a path inside `stage`'s artifact."""
     stage: Annotated[str | None, Takes("dataset")] = None
     """A data stage above, in whose artifact `path` lies."""
-    format: Format = "auto"
-    """How a row is read; `auto` looks at the columns and says what it decided."""
+    format: Annotated[str, AfterValidator(_format), WithJsonSchema(_FORMAT_SCHEMA)] = "auto"
+    """How a row is read: `auto` looks at the columns and says what it decided; text, alpaca, sharegpt, messages, prompt-completion, question-answer,
+    preference, ranked or prompt; or `file.py:function`, which makes of a row one in a format that `auto` knows."""
     columns: dict[str, str] = {}
     """Our field name to theirs, where theirs differs; dots reach into nested fields (`messages: conversation.turns`)."""
     weight: float = Field(1.0, gt=0)

@@ -148,12 +148,12 @@ def normalise(value: Mapping[str, Any] | str, format: str, columns: Mapping[str,
 
     Raises MisfitError if the row does not have the format, or cannot be turned into what is wanted.
     """
-    row = _mapped(value, columns)
+    row = mapped(value, columns)
     records = READERS[detect(row)[0] if format == "auto" else format](row)
     return records if want is None else [_as(record, want) for record in records]
 
 
-def _mapped(value: Mapping[str, Any] | str, columns: Mapping[str, str]) -> dict[str, Any]:
+def mapped(value: Mapping[str, Any] | str, columns: Mapping[str, str]) -> dict[str, Any]:
     if isinstance(value, str):
         return {"text": value}
     row = dict(value)

@@ -3,6 +3,7 @@
 import difflib
 import hashlib
 from collections.abc import Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 
 from data.config import Source
@@ -73,11 +74,10 @@ def read_rows(source: Source, files: Sequence[Path]) -> Iterator[Row]:
         yield item
 
 
-def rows_and_faults(source: Source, files: Sequence[Path]) -> Iterator[Row | Fault]:
-    """Rows of a source in file order, with a Fault in place of each row that cannot be read."""
+def rows_and_faults(source: Source, files: Sequence[Path], skip: int = 0) -> Iterator[Row | Fault]:
+    """Rows of a source in file order, with a Fault in place of each row that cannot be read; the first `skip` of both are passed over."""
     if source.path.startswith(HUB):
         from data.hub import read_hub
 
-        yield from read_hub(source.path)
-    for file in files:
-        yield from read_file(file)
+        return read_hub(source.path, skip)
+    return islice((item for file in files for item in read_file(file)), skip, None)

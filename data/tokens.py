@@ -1,6 +1,6 @@
 """Documents to token ids, fast: the tokenizer's Rust side in batches, numpy out."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data.errors import DataError
+from data.fast import Encode, fast_encode
 from data.packing import cut
 
 if TYPE_CHECKING:
@@ -26,16 +27,37 @@ def encode_texts(tokenizer: "PreTrainedTokenizerFast", texts: Sequence[str]) -> 
 
 def encode_stream(tokenizer: "PreTrainedTokenizerFast", texts: Iterable[str]) -> Iterator[NDArray[np.int32]]:
     """As `encode_texts`, one by one at constant memory."""
+    encode = encoder(tokenizer)
+    remaining = iter(texts)
+    while batch := list(islice(remaining, BATCH)):
+        yield from encode(batch)
+
+
+def encoder(tokenizer: "PreTrainedTokenizerFast") -> Callable[[Sequence[str]], Iterator[NDArray[np.int32]]]:
+    """What `encode_texts` does with each batch, made ready once."""
     eos = tokenizer.eos_token_id
     if eos is None:
         raise DataError("the tokenizer has no EOS token; documents could not be told apart")
     backend = fast_backend(tokenizer)
-    remaining = iter(texts)
-    while batch := list(islice(remaining, BATCH)):
-        for encoding in backend.encode_batch_fast(batch, add_special_tokens=True):
-            ids = encoding.ids
+    fast = fast_encode(backend)
+    last = np.array([eos], np.int32)
+
+    def encode(batch: Sequence[str]) -> Iterator[NDArray[np.int32]]:
+        for ids in _encoded(backend, fast, batch):
             # A tokenizer may add its own EOS; a second one would teach the model to start with it.
-            yield np.array(ids if ids and ids[-1] == eos else [*ids, eos], dtype=np.int32)
+            yield ids if len(ids) and ids[-1] == eos else np.concatenate([ids, last])
+
+    return encode
+
+
+def _encoded(backend: Any, fast: Encode | None, batch: Sequence[str]) -> Iterator[NDArray[np.int32]]:
+    """Ids of each text, by the fast way where there is one and it can tell them."""
+    if fast is None:
+        yield from (np.array(encoding.ids, np.int32) for encoding in backend.encode_batch_fast(list(batch), add_special_tokens=True))
+        return
+    for text in batch:
+        ids = fast(text)
+        yield np.array(backend.encode(text, add_special_tokens=True).ids, np.int32) if ids is None else ids
 
 
 def begun(tokenizer: "PreTrainedTokenizerFast", ids: NDArray[np.int32]) -> NDArray[np.int32]:

@@ -11,7 +11,8 @@ from data.inspection.measures import characters, contradictions, duplicates, len
 from data.inspection.reading import VALIDATION, Section, read_sections
 from data.inspection.report import Judgement, Origin, Part, Report, Sample, Task
 from data.inspection.views import SHOWN, Lens, View, shown, special_ids, spoken
-from data.records import repeated, shared
+from data.mixture import repeated
+from data.records import shared
 from data.sources import HUB
 from data.verdicts import Verdict, tallied
 

@@ -226,3 +226,5 @@ class Rewarded(StageConfig):
 
 
 Sources = Annotated[tuple[Source, ...], Field(min_length=1)]
+Temperature = Annotated[float, Field(ge=1, le=1_000)]
+"""Of a mixture; 1 keeps the sources' shares as they are."""

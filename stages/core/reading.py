@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Generic, TypeVar
 
 from data.config import Source
@@ -10,6 +11,13 @@ from data.records import Records, read_records, split
 from stages.contract import Job
 
 R = TypeVar("R", Text, Chat, Preference, Prompt)
+TOKENS = "tokens"
+"""Folder of the run directory in which tokenised data lie, shared by its stages."""
+
+
+def files_of(job: Job, field: str, sources: Sequence[Source]) -> list[list[Path]]:
+    """Resolved files of each source in one field of the settings; none for the Hub."""
+    return [job.files.get(f"{field}.{index}", []) for index in range(len(sources))]
 
 
 @dataclass(frozen=True)
@@ -23,7 +31,7 @@ class Parts(Generic[R]):
 
 def read(job: Job, field: str, sources: Sequence[Source], want: type[R]) -> tuple[list[R], list[str]]:
     """All records of the sources in one field of the settings, and notes. Raises DataError."""
-    found: Records[R] = read_records(sources, [job.files.get(f"{field}.{index}", []) for index in range(len(sources))], want)
+    found: Records[R] = read_records(sources, files_of(job, field, sources), want)
     return found.records, found.notes
 
 

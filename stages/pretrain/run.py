@@ -5,7 +5,6 @@ from typing import Any
 
 from transformers import Trainer, TrainingArguments
 
-from data.formats import Text
 from stages.contract import Hardware, Job, Result
 from stages.core.artifacts import save_artifact
 from stages.core.baselines import bigram_perplexity
@@ -14,9 +13,8 @@ from stages.core.config import Llama
 from stages.core.extension import existing
 from stages.core.interrupt import interruptible
 from stages.core.models import choose_precision, context_of, load_tokenizer, new_llama
-from stages.core.reading import read_parts
-from stages.core.rows import Document, PackedRows, Shape, collate
-from stages.core.text import text_documents
+from stages.core.rows import Mapped, PackedRows, Shape, collate
+from stages.core.text import Corpus, corpora
 from stages.core.training import arguments, shape_of_run, train
 from stages.pretrain.config import Pretrain
 
@@ -31,11 +29,10 @@ class Training(CausalTraining, Trainer):  # type: ignore[misc]
 def run(job: Job, config: Pretrain, hardware: Hardware) -> Result:
     """Learn to predict text; measure on held-out text; leave a model that anyone can load."""
     precision = choose_precision(hardware)
-    text = read_parts(job, config.data, config.validation, config.held_out, Text)
     model, tokenizer, added = starting_point(job, config, hardware)
     context = context_of(model)
-    documents = text_documents(tokenizer, [record.text for record in text.train], context)
-    held_out = text_documents(tokenizer, [record.text for record in text.held_out], context)
+    text = corpora(job, tokenizer, config.data, config.validation, config.held_out, temperature=config.temperature)
+    documents, held_out = text.train.documents(context), text.held_out.documents(context)
     rows = PackedRows(documents, capacity=context, seed=job.seed)
     shape = shape_of_run(hardware, tokens=config.tokens, batch_tokens=config.batch_tokens, capacity=context)
     if config.adapter:
@@ -70,21 +67,18 @@ def starting_point(job: Job, config: Pretrain, hardware: Hardware) -> tuple[Any,
     return existing(job, hardware)
 
 
-def measured(model: Any, rows: PackedRows, shape: Shape, records: list[Text]) -> dict[str, float]:
+def measured(model: Any, rows: PackedRows, shape: Shape, held_out: Corpus) -> dict[str, float]:
     """Loss and perplexity per token, bits per byte, and what a perfect model would reach where the records say it."""
     nats, tokens = total_nats(model, rows, shape.micro_batch)
-    size = sum(len(record.text.encode()) for record in records)
-    metrics = {"validation_loss": nats / tokens, "perplexity": math.exp(nats / tokens), "bits_per_byte": nats / math.log(2) / size}
-    known = [record.nats for record in records if record.nats is not None]
-    if len(known) == len(records):
-        metrics["perplexity_floor"] = math.exp(sum(known) / tokens)
-    return metrics
+    loss = nats / tokens
+    metrics = {"validation_loss": loss, "perplexity": math.exp(loss), "bits_per_byte": nats / math.log(2) / held_out.bytes}
+    return metrics if held_out.nats is None else {**metrics, "perplexity_floor": math.exp(held_out.nats / tokens)}
 
 
-def bigram_control(documents: list[Document], held_out: list[Document], vocab: int) -> tuple[dict[str, float], list[str]]:
+def bigram_control(documents: Mapped, held_out: Mapped, vocab: int) -> tuple[dict[str, float], list[str]]:
     """What is reached on the same held-out tokens by counting which token follows which, and a note where it is left out."""
-    tokens = sum(len(document.ids) for document in documents)
+    tokens = int(documents.lengths.sum())
     if tokens > CONTROL_TOKENS:
         return {}, [f"no bigram control: {tokens:,} training tokens are more than the {CONTROL_TOKENS:,} that it counts"]
-    ids, wanted = ([document.ids for document in part] for part in (documents, held_out))
+    ids, wanted = ([part[index].ids for index in range(len(part.lengths))] for part in (documents, held_out))
     return {"bigram_perplexity": bigram_perplexity(ids, wanted, vocab)}, []

@@ -6,7 +6,7 @@ from pydantic import Field, model_validator
 
 from data.config import Source, Wants
 from stages.adapters.config import Adapter
-from stages.core.config import ModelRef, Optimizer, Sources, StageConfig, TokenizerRef, check_new_tokens_learn
+from stages.core.config import ModelRef, Optimizer, Sources, StageConfig, Temperature, TokenizerRef, check_new_tokens_learn
 
 
 class SFTOptimizer(Optimizer):
@@ -28,6 +28,8 @@ class SFT(StageConfig):
     """Held-out chats; a share of `data`, chosen by content hash, if left out."""
     held_out: float = Field(0.02, gt=0, lt=0.5)
     """Share of chats held out where `validation` is left out."""
+    temperature: Temperature = 1.0
+    """Evens out sources of different sizes: a source's share of the epoch becomes proportional to its share to the power of 1/temperature."""
     epochs: float = Field(2.0, gt=0)
     """Passes over the data."""
     batch_tokens: int = Field(16_384, gt=0)

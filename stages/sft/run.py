@@ -16,9 +16,9 @@ from stages.core.causal import CausalTraining, describe, teach, total_nats, unta
 from stages.core.extension import existing, tokenizer_of
 from stages.core.interrupt import interruptible
 from stages.core.models import choose_precision, context_of
-from stages.core.reading import read_parts
 from stages.core.rows import Document, PackedRows, collate
 from stages.core.training import arguments, shape_of_run, train
+from stages.sft.chats import read_chats
 from stages.sft.config import SFT
 from stages.sft.controls import behind_other_prompts
 
@@ -42,19 +42,18 @@ def run(job: Job, config: SFT, hardware: Hardware) -> Result:
     precision = choose_precision(hardware)
     tokenizer = tokenizer_of(job)
     check_template(tokenizer)
-    chats = read_parts(job, config.data, config.validation, config.held_out, Chat)
     model, tokenizer, added = existing(job, hardware)
     context = min(config.max_tokens or context_of(model), context_of(model))
-    documents, notes = chat_documents(tokenizer, chats.train, config, context)
-    held_out, _ = chat_documents(tokenizer, chats.held_out, config, context)
+    chats = read_chats(job, config, tokenizer, context)
+    held_out = held_out_documents(tokenizer, chats.held_out, config, context)
     control, told = behind_other_prompts(tokenizer, chats.held_out, learn=config.learn, max_tokens=context, seed=job.seed)
-    rows = PackedRows(documents, capacity=context, seed=job.seed)
+    rows = PackedRows(chats.train, capacity=context, seed=job.seed)
     shape = shape_of_run(hardware, rows=round(config.epochs * rows.per_epoch), batch_tokens=config.batch_tokens, capacity=context)
     if config.adapter:
         from stages.adapters.building import add_adapter
 
         model = add_adapter(model, config.adapter, "CAUSAL_LM", seed=job.seed)
-    notes = [*chats.notes, *added, *notes, *told, str(precision), describe(rows, shape, model)]
+    notes = [*chats.notes, *added, *told, str(precision), describe(rows, shape, model)]
     print(*notes, sep="\n", flush=True)
     with interruptible() as stop:
         trainer = Training(
@@ -76,12 +75,14 @@ def run(job: Job, config: SFT, hardware: Hardware) -> Result:
     return Result(steps=steps, metrics=metrics, notes=notes)
 
 
-def chat_documents(tokenizer: Any, chats: list[Chat], config: SFT, context: int) -> tuple[list[Document], list[str]]:
-    """Each chat as ids and mask, and what was shortened or left out. Raises DataError if nothing is left to learn."""
+def held_out_documents(tokenizer: Any, chats: list[Chat], config: SFT, context: int) -> list[Document]:
+    """Each held-out chat as ids and mask. Raises DataError if nothing is left to measure."""
     rendered = render_all(tokenizer, chats, learn=config.learn, max_tokens=context)
     if not rendered.tokens:
-        raise DataError(f"none of the {len(chats):,} chats has an answer that fits into {context} tokens; raise max_tokens or shorten them")
-    return documents_of(rendered.tokens), rendered.notes()
+        raise DataError(
+            f"none of the {len(chats):,} held-out chats has an answer that fits into {context} tokens; raise max_tokens or shorten them"
+        )
+    return documents_of(rendered.tokens)
 
 
 def documents_of(chats: Sequence[Tokens]) -> list[Document]:

@@ -2,9 +2,7 @@
 
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 
@@ -103,22 +101,6 @@ def test_reading_stops_at_the_first_row_that_cannot_be_read(tmp_path: Path) -> N
 def test_a_hub_path_is_taken_apart(path: str, place: tuple[str, str | None, str | None, str]) -> None:
     parsed = parse(path)
     assert (parsed.repository, parsed.revision, parsed.config, parsed.split) == place
-
-
-def test_a_hub_data_set_is_streamed_row_by_row_and_a_break_is_told_with_its_row(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[object] = []
-
-    def load_dataset(*names: object, **options: object) -> Iterator[dict[str, str]]:
-        asked.append((names, options))
-        yield {"text": "one"}
-        raise ConnectionError("the line is down")
-
-    monkeypatch.setitem(sys.modules, "datasets", SimpleNamespace(load_dataset=load_dataset))
-    rows = read_rows(Source(path="hub:o/n@v1:main:test"), [])
-    assert next(rows).value == {"text": "one"}
-    with pytest.raises(DataError, match="cannot be read after row 1: ConnectionError: the line is down"):
-        next(rows)
-    assert asked == [(("o/n", "main"), {"split": "test", "revision": "v1", "streaming": True})]
 
 
 @pytest.mark.parametrize("path", ["hub:name", "hub:o/n:a:b:c", "hub:a/b/c"])

@@ -47,3 +47,33 @@ def test_a_micro_batch_predicts_each_learned_token_from_its_predecessor_in_the_s
 
 def test_divisor_is_the_largest_that_fits():
     assert [divisor(12, most) for most in (1, 5, 7, 12, 100, 0)] == [1, 4, 6, 12, 12, 1]
+
+
+def test_many_documents_are_packed_in_windows_without_loss_in_another_order_each_epoch():
+    lengths = [int(length) for length in np.random.default_rng(1).integers(2, 33, 500)]
+    rows = PackedRows(documents(lengths), capacity=64, seed=3, window=64).resized(10_000)
+    size = rows.per_epoch
+    epochs = [[names(rows[epoch * size + index]) for index in range(size)] for epoch in range(3)]
+    for epoch in epochs:
+        assert sorted(name for row in epoch for name in row) == list(range(500))
+    assert epochs[0] != epochs[1] != epochs[2]
+    assert size <= 1.05 * sum(lengths) / 64, "windows cost little"
+    again = PackedRows(documents(lengths), capacity=64, seed=3, window=64).resized(10_000)
+    backwards = [names(again[index]) for index in reversed(range(3 * size))][::-1]
+    assert backwards == [row for epoch in epochs for row in epoch], "any row at any time"
+
+
+def test_documents_on_disk_give_the_rows_of_documents_in_memory():
+    from stages.core.rows import Mapped
+
+    source = np.random.default_rng(2)
+    lengths = source.integers(2, 33, 50)
+    starts = np.cumsum(lengths) - lengths
+    ids, learn = source.integers(0, 999, lengths.sum()).astype(np.uint16), source.random(lengths.sum()) < 0.5
+    held = [Document(ids[a : a + n].astype(np.int32), learn[a : a + n]) for a, n in zip(starts, lengths, strict=True)]
+    mapped = PackedRows(Mapped(ids, starts, lengths, learn), capacity=64, seed=0)
+    memory = PackedRows(held, capacity=64, seed=0)
+    assert len(mapped) == len(memory)
+    for index in range(len(mapped)):
+        one, two = collate([mapped[index]]), collate([memory[index]])
+        assert all(torch.equal(one[name], two[name]) for name in one)

@@ -46,15 +46,15 @@ def test_it_learns_to_answer_and_to_stop(sft, run_stage):
 
 @pytest.mark.parametrize("learn", ["all", "last"])
 def test_only_the_assistants_words_and_ends_are_learned(sft, tokenizer, learn):
-    from data.formats import Chat
     from stages.core.rows import collate
+    from stages.sft.chats import read_chats
     from stages.sft.config import SFT
-    from stages.sft.run import chat_documents
 
-    config = SFT.model_validate({"kind": "sft", "model": "base", "data": [{"path": "x"}], "learn": learn})
-    chat = Chat([{"role": r, "content": c} for r, c in [("user", "a b"), ("assistant", "c"), ("user", "d"), ("assistant", "e f")]])
-    documents, _ = chat_documents(tokenizer, [chat], config, 64)
-    assert tokenizer.decode(collate([documents])["targets"]) == ("c<|end|>e f<|end|>" if learn == "all" else "e f<|end|>")
+    turns = [{"role": r, "content": c} for r, c in [("user", "a b"), ("assistant", "c"), ("user", "d"), ("assistant", "e f")]]
+    job = sft(rows=[{"messages": turns}, *chats(5)], learn=learn, held_out=0.1)
+    found = read_chats(job, SFT.model_validate(job.config), tokenizer, 64)
+    said = {tokenizer.decode(collate([[found.train[index]]])["targets"]) for index in range(len(found.train.lengths))}
+    assert ("c<|end|>e f<|end|>" if learn == "all" else "e f<|end|>") in said
 
 
 def test_chats_that_do_not_fit_are_counted_and_none_left_is_an_error(sft, run_stage):

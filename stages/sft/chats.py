@@ -1,0 +1,51 @@
+"""The chats of an SFT run: what is learned as ids on disk, what is held out as words."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from data.chat import fit_notes
+from data.errors import DataError
+from data.formats import Chat
+from data.prepared import chat_tokens, picked, records_at
+from data.records import sides
+from data.tokenfile import DROPPED, SHORTENED, TokenFile
+from stages.contract import Job
+from stages.core.reading import TOKENS, files_of, read
+from stages.core.rows import Mapped
+from stages.sft.config import SFT
+
+
+@dataclass(frozen=True)
+class Chats:
+    """Chats to learn from, chats to measure on, and what was noticed."""
+
+    train: Mapped
+    held_out: list[Chat]
+    notes: list[str]
+
+
+def read_chats(job: Job, config: SFT, tokenizer: Any, context: int) -> Chats:
+    """Training chats from `data`; held-out ones from `validation`, or else a share of `data` by content. Raises DataError."""
+    files = files_of(job, "data", config.data)
+    tokens, notes = chat_tokens(tokenizer, config.data, files, job.folder.parent / TOKENS, learn=config.learn, max_tokens=context)
+    chosen = picked(tokens, config.data, config.temperature)
+    if config.validation:
+        held, more = read(job, "validation", config.validation, Chat)
+        notes = [*notes, *(f"held out: {note}" for note in more)]
+    else:
+        out = np.array(sides(tokens.documents["place"][chosen].tolist(), config.held_out))
+        held = records_at(config.data, files, Chat, chosen[out].tolist())
+        notes = [*notes, f"{len(held):,} of {len(chosen):,} records are held out, chosen by their content"]
+        chosen = chosen[~out]
+    fit = tokens.documents["fit"][chosen]
+    notes += fit_notes(len(chosen), int((fit == SHORTENED).sum()), int((fit == DROPPED).sum()))
+    return Chats(_mapped(tokens, chosen[fit != DROPPED], len(chosen), context), held, notes)
+
+
+def _mapped(tokens: TokenFile, chosen: NDArray[np.int64], asked: int, context: int) -> Mapped:
+    if not len(chosen):
+        raise DataError(f"none of the {asked:,} chats has an answer that fits into {context} tokens; raise max_tokens or shorten them")
+    return Mapped(tokens.ids, tokens.starts[chosen], tokens.lengths[chosen], tokens.learn)
