@@ -5,11 +5,13 @@ from typing import Any
 
 STAGES: dict[str, tuple[str, str]] = {
     "world": ("stages.world.config:World", "stages.world.run:run"),
+    "arithmetic": ("stages.arithmetic.config:Arithmetic", "stages.arithmetic.run:run"),
     "tokenizer": ("stages.tokenizer.config:Tokenizer", "stages.tokenizer.run:run"),
     "pretrain": ("stages.pretrain.config:Pretrain", "stages.pretrain.run:run"),
     "sft": ("stages.sft.config:SFT", "stages.sft.run:run"),
     "reward": ("stages.reward.config:Reward", "stages.reward.run:run"),
     "ppo": ("stages.ppo.config:PPO", "stages.ppo.run:run"),
+    "sample": ("stages.sample.config:Sample", "stages.sample.run:run"),
     "evaluate": ("stages.evaluate.config:Evaluate", "stages.evaluate.run:run"),
 }
 

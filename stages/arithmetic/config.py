@@ -1,0 +1,28 @@
+"""Settings of the arithmetic data. Torch-free."""
+
+from typing import ClassVar, Literal
+
+from pydantic import Field
+
+from stages.core.config import StageConfig
+
+
+class Arithmetic(StageConfig):
+    """Generate word problems on small sums with checkable answers: equations to pretrain on, chats that err in a known share, prompts and an exam."""
+
+    makes: ClassVar[str] = "dataset"
+    kind: Literal["arithmetic"] = "arithmetic"
+    largest: int = Field(12, gt=1)
+    """Numbers go from 0 to this."""
+    mistakes: float = Field(0.4, ge=0, lt=1)
+    """Share of the chats whose result is wrong, so that a model that learns them well is wrong as often."""
+    new: float = Field(0.1, gt=0, lt=1)
+    """Share of the sums that only the exam asks about (its group `new`)."""
+    documents: int = Field(4_000, gt=0)
+    """Texts of eight right equations each."""
+    chats: int = Field(3_000, gt=0)
+    """Word problems with their answers, for SFT."""
+    prompts: int = Field(2_000, gt=0)
+    """Word problems with their results as references, for PPO."""
+    exam: int = Field(480, gt=1)
+    """Word problems to measure on, every other one on a new sum."""

@@ -1,0 +1,40 @@
+"""Settings of the sampling stage. Torch-free."""
+
+from collections.abc import Mapping
+from typing import Annotated, ClassVar, Literal, Self
+
+from pydantic import Field, model_validator
+
+from data.config import Wants
+from stages.core.config import ModelRef, Rewarded, RewardPart, Sampling, Sources
+
+
+class Sample(Rewarded):
+    """Answers of a model, chosen by reward, as chats for SFT: best-of-n and rejection sampling (RAFT, Dong et al. 2023; Llama 2, Touvron et al. 2023)."""
+
+    makes: ClassVar[str] = "dataset"
+    kind: Literal["sample"] = "sample"
+    model: ModelRef
+    """Model that answers."""
+    prompts: Annotated[Sources, Wants("prompt")]
+    """Prompts to answer; a `reference` column is handed to rules."""
+    rewards: tuple[RewardPart, ...] = Field(min_length=1)
+    """Weighted sum of reward models, rules and servers' scores, as in PPO."""
+    samples: int = Field(8, gt=0)
+    """Answers drawn for each prompt."""
+    keep: int = Field(1, gt=0)
+    """Different answers kept of each prompt, best reward first: 1 of `samples` is best-of-n."""
+    least: float | None = None
+    """Reward that an answer must reach to be kept (rejection sampling); a prompt without one is left out. No bound if left out."""
+    unfinished: bool = False
+    """Keep answers that were cut at the limit too: SFT would learn from them to stop there."""
+    sampling: Sampling = Sampling()
+
+    def too_long(self, contexts: Mapping[str, int | None]) -> tuple[str, str] | None:
+        return self.sampling.too_long({name: context for name, context in contexts.items() if name == "model"})
+
+    @model_validator(mode="after")
+    def _no_more_than_drawn(self) -> Self:
+        if self.keep > self.samples:
+            raise ValueError(f"keep {self.keep} is more than samples {self.samples}")
+        return self
