@@ -74,20 +74,37 @@ class TokenLogprobs(nn.Module):
         self.temperature = temperature
         self.dtype = dtype
         self.softcap: float | None = getattr(model.config, "final_logit_softcapping", None)
+        self.kept: dict[int, tuple[Tensor, Tensor]] | None = None
+        """Where another head reads along: hidden states of the last passes with gradients, detached, by the batch that they are of."""
 
     def forward(self, batch: Batch, with_entropy: bool = False) -> tuple[Tensor, Tensor | None]:
         """Log-probability of every target and, if asked, the entropy of its distribution: (N) float32 each, at the sampling temperature."""
+        hidden_NH = self.hidden(batch)
+        if self.kept is not None and torch.is_grad_enabled():
+            self.kept[id(batch.ids_BL)] = (batch.ids_BL, hidden_NH.detach())  # holding the batch, so that no other gets its id
+        return self.of_hidden(hidden_NH, batch.target_N, with_entropy)
+
+    def hidden(self, batch: Batch) -> Tensor:
+        """The trunk's last hidden states before each target: (N, H)."""
         with arithmetic(batch.ids_BL.device, self.dtype):
-            hidden_BLH = self.model.get_decoder()(input_ids=batch.ids_BL, use_cache=False).last_hidden_state
-        hidden_NH = hidden_BLH[batch.row_N, batch.column_N]
+            hidden_BLH: Tensor = self.model.get_decoder()(input_ids=batch.ids_BL, use_cache=False).last_hidden_state
+        return hidden_BLH[batch.row_N, batch.column_N]
+
+    def take_hidden(self, batch: Batch) -> Tensor | None:
+        """What `forward` has kept of this batch, once."""
+        found = self.kept.pop(id(batch.ids_BL), None) if self.kept is not None else None
+        return None if found is None else found[1]
+
+    def of_hidden(self, hidden_NH: Tensor, target_N: Tensor, with_entropy: bool = False) -> tuple[Tensor, Tensor | None]:
+        """As `forward`, from the hidden states."""
         head = self.model.get_output_embeddings()
         step = max(1, LOGITS_AT_ONCE // head.weight.shape[0])
         if hidden_NH.size(0) <= step:
-            return self._of_hidden(hidden_NH, batch.target_N, head, with_entropy)
+            return self._of_hidden(hidden_NH, target_N, head, with_entropy)
         parts = [
             # Recomputed in the backward pass: kept, the chunks' logits would add up to the whole again.
             checkpoint(self._of_hidden, hidden, target, head, with_entropy, use_reentrant=False)
-            for hidden, target in zip(torch.split(hidden_NH, step), torch.split(batch.target_N, step), strict=True)
+            for hidden, target in zip(torch.split(hidden_NH, step), torch.split(target_N, step), strict=True)
         ]
         return torch.cat([part[0] for part in parts]), torch.cat([part[1] for part in parts]) if with_entropy else None
 

@@ -55,6 +55,8 @@ class PPO(Rewarded):
     """Weighted sum of reward models, rules and servers' scores, given at the last token of an answer."""
     critic: Annotated[str | None, Takes("reward-model", "causal-lm")] = None
     """Model the critic starts from; the first reward model (its score head becomes the value head), or else the policy, if left out."""
+    players: Literal["separate", "shared-trunk", "shared-base"] = "separate"
+    """How players share weights: a critic of its own weights; a value head on the policy's trunk, to which its loss gives no gradient (least memory and time, weakest critic); or, with `adapter`, policy and critic as adapters on one base."""
     prompts: Annotated[Sources, Wants("prompt")]
     """Prompts to answer; a `reference` column is handed to rules."""
     validation: Annotated[tuple[Source, ...], Wants("prompt")] = ()
@@ -140,6 +142,12 @@ class PPO(Rewarded):
         if self.refresh_reference is not None and self.adapter is not None:
             raise ValueError(
                 "refresh_reference needs a reference of its own, and with an adapter it is the model without it; leave out one of them"
+            )
+        if self.players != "separate" and self.critic is not None:
+            raise ValueError(f"critic: with players: {self.players} the critic has no weights to start from; leave it out")
+        if self.players == "shared-base" and (self.adapter is None or self.adapter.family == "prompt" or self.adapter.moves_base):
+            raise ValueError(
+                "players: shared-base puts policy and critic as adapters on one base: it needs an `adapter` of a LoRA kind or ia3 that leaves the base as it is"
             )
         if self.kl_budget is not None and self.keep == "last":
             raise ValueError("kl_budget limits which evaluation is the best: it needs keep: best")

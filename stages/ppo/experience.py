@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from stages.core.logprobs import Batch, Sweep
+from stages.core.logprobs import Sweep
 from stages.ppo.algorithm import (
     Estimator,
     RunningMoments,
@@ -94,10 +94,7 @@ def collect(
     completions = [completion.ids for completion in rollout.completions]
     sweep = Sweep(rollout.prompt_ids, completions, micro_batch, next(players.policy.module.parameters()).device)
 
-    def forward(batch: Batch) -> tuple[Tensor | None, ...]:
-        return *players.policy.module(batch, with_entropy=True), players.reference(batch)[0], players.critic.module(batch)
-
-    logp_BT, entropy_BT, reference_BT, values_BT = sweep.over(forward)
+    logp_BT, entropy_BT, reference_BT, values_BT = sweep.over(players.look)
     mask_BT = sweep.mask_BT
     score_B = learned_B = answer_scores(rollout, config, torch.from_numpy(rollout.scores.total).float())
     if running is not None:

@@ -19,6 +19,7 @@ from stages.core.config import Optimizer
 from stages.core.logprobs import Batch, TokenLogprobs, TokenValues
 from stages.core.schedules import adamw, learning_rate_factor
 from stages.ppo.ranks import Ranks
+from stages.ppo.sharing import HeadOnTrunk
 
 
 class Policy(Protocol):
@@ -94,6 +95,15 @@ class Players:
     reference: Policy
     refreshed: bool = False
     """Whether the reference is no longer the policy of the start."""
+
+    def look(self, batch: Batch) -> tuple[Tensor, Tensor | None, Tensor, Tensor]:
+        """Log-probabilities, entropies, the reference's log-probabilities and values of a batch's targets, (N) each; what one forward pass can give, one gives."""
+        policy, critic = self.policy.module, self.critic.module
+        if isinstance(critic, HeadOnTrunk) and isinstance(policy, TokenLogprobs):
+            hidden_NH = policy.hidden(batch)
+            logp_N, entropy_N = policy.of_hidden(hidden_NH, batch.target_N, with_entropy=True)
+            return logp_N, entropy_N, self.reference(batch)[0], critic.of_hidden(hidden_NH)
+        return *policy(batch, with_entropy=True), self.reference(batch)[0], critic(batch)
 
     def refresh_reference(self) -> None:
         """Make the policy, as it now is, the reference."""

@@ -28,6 +28,7 @@ from stages.ppo.mix import Mix
 from stages.ppo.players import AdapterOff, Player, Players, critic_from_scores, frozen_copy, without_dropout
 from stages.ppo.ranks import Ranks, join
 from stages.ppo.rollout import Question, Rollouts
+from stages.ppo.sharing import AdapterLogprobs, AdapterValues, HeadOnTrunk, add_critic, without_critic
 from stages.ppo.watch import Watch
 
 
@@ -76,7 +77,7 @@ def run(job: Job, config: PPO, hardware: Hardware) -> Result:
         training.train(stop)
     kept, left = training.keeping.settle(players.policy, config.steps)
     if ranks.first:
-        save_artifact(players.policy.module.model, tokenizer, job.artifact, kind="causal-lm")
+        save_artifact(without_critic(players.policy.module.model), tokenizer, job.artifact, kind="causal-lm")
     ranks.wait()
     return Result(steps=config.steps, metrics=watch.final(kept), tables=[watch.table()], notes=[*notes, *how, *left, *watch.told.values()])
 
@@ -85,7 +86,7 @@ def build_players(job: Job, config: PPO, hardware: Hardware, model: Any, tokeniz
     """The policy from `model`, its reference, and a critic; and how they were made, a sentence each."""
     dtype = choose_precision(hardware).dtype
     device = next(model.parameters()).device
-    critic_module, how = build_critic(job, config, hardware, tokenizer, dtype)
+    on_base = config.players == "shared-base"
     reference: AdapterOff | TokenLogprobs
     if config.adapter is None:
         policy_module = TokenLogprobs(without_dropout(model.requires_grad_(True)), config.sampling.temperature, dtype)
@@ -97,9 +98,12 @@ def build_players(job: Job, config: PPO, hardware: Hardware, model: Any, tokeniz
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(job.seed)
             adapted = add_adapter(model, config.adapter, "CAUSAL_LM")
-        policy_module = TokenLogprobs(without_dropout(adapted), config.sampling.temperature, dtype)
+        if on_base:
+            add_critic(adapted, config.adapter, job.seed)
+        policy_module = (AdapterLogprobs if on_base else TokenLogprobs)(without_dropout(adapted), config.sampling.temperature, dtype)
         reference = AdapterOff(policy_module)
         notes = ["the reference is the policy with its adapter switched off"]
+    critic_module, how = build_critic(job, config, hardware, tokenizer, policy_module)
     for module in (policy_module, critic_module):
         _prepare(module, hardware)
     updates = config.epochs * config.minibatches
@@ -113,6 +117,8 @@ def _prepare(module: Any, hardware: Hardware) -> None:
     if not hardware.gradient_checkpointing:
         module.eval()
         return
+    if isinstance(module, HeadOnTrunk):
+        return
     inner = module.model if isinstance(module, TokenLogprobs) else module.backbone
     inner.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     if hasattr(inner, "enable_input_require_grads"):
@@ -120,8 +126,14 @@ def _prepare(module: Any, hardware: Hardware) -> None:
     module.train()
 
 
-def build_critic(job: Job, config: PPO, hardware: Hardware, tokenizer: Any, dtype: torch.dtype) -> tuple[TokenValues, str]:
-    """A critic of its own weights: from the model that the recipe names, or the first reward model that shares the tokenizer, or the policy."""
+def build_critic(job: Job, config: PPO, hardware: Hardware, tokenizer: Any, policy: TokenLogprobs) -> tuple[TokenValues | HeadOnTrunk, str]:
+    """A critic on the policy's weights where players share them; else one of its own: from the model that the recipe names, the first reward
+    model that shares the tokenizer, or the policy."""
+    dtype, width = policy.dtype, policy.model.config.get_text_config().hidden_size
+    if config.players == "shared-trunk":
+        return HeadOnTrunk(policy, width, job.seed), "the critic is a head on the policy's trunk"
+    if config.players == "shared-base":
+        return AdapterValues(policy.model, width, dtype), "the critic is an adapter, with a value head of zeros, on the policy's base"
     models = [(job.inputs[f"rewards.{i}.{part.takes[0][0]}"], part) for i, part in enumerate(config.rewards) if part.takes and part.weight]
     if config.critic is not None:
         chosen, part = job.inputs["critic"], None

@@ -1,4 +1,4 @@
-"""One rollout's updates: minibatch by minibatch, the critic steps, then the policy.
+"""One rollout's updates: minibatch by minibatch, the policy steps, then the critic.
 
 A loss is a sum over real tokens divided by the count of the whole minibatch over all processes, so that neither micro-batches nor processes
 change it. Each player has its own backward pass, optimizer and clip.
@@ -18,6 +18,7 @@ from stages.ppo.experience import Experience
 from stages.ppo.mix import Mix
 from stages.ppo.players import Players
 from stages.ppo.ranks import Ranks
+from stages.ppo.sharing import acting
 
 
 @dataclass
@@ -73,10 +74,10 @@ class Update:
         for epoch in range(self.config.epochs):
             for rows in self.minibatches(seed_for(seed, "minibatches", step, epoch)):
                 parts = list(self._parts(rows))
-                self._critic_step(parts)
                 if step >= self.config.critic_warmup and not self.moved.stopped:
                     self._policy_step(parts)
                     taken += not self.moved.stopped
+                self._critic_step(parts)
         if self.moved.stopped:
             self.players.policy.skip(planned - taken)
         return self._summary()
@@ -105,9 +106,10 @@ class Update:
 
     def _critic_step(self, parts: list[Part]) -> None:
         for part in parts:
-            values_N = self.players.critic.module(part.batch)
-            found = value_loss(values_N, part.old_values_N, part.returns_N, part.weights_N, clip=self.config.value_clip)
-            found.loss.backward()  # type: ignore[no-untyped-call]
+            with acting(self.players.critic.module):
+                values_N = self.players.critic.module(part.batch)
+                found = value_loss(values_N, part.old_values_N, part.returns_N, part.weights_N, clip=self.config.value_clip)
+                found.loss.backward()  # type: ignore[no-untyped-call]
             self._add(value_loss=found.loss, value_clip_fraction=(found.clipped_N * part.weights_N).sum())
         self.norms["critic_grad_norm"].append(self.players.critic.step())
 
