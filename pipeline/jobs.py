@@ -48,6 +48,7 @@ def make_job(plan: Plan, step: Step, attempt: int, hardware: Hardware) -> Job:
         hardware=hardware,
         checkpoints=recipe.checkpoints,
         track=recipe.track,
+        divergence=recipe.divergence,
     )
 
 

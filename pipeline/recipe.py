@@ -18,7 +18,7 @@ from pipeline.complaints import complaints, shown
 from pipeline.errors import Problem, RecipeError, suggestion
 from pipeline.reading import Document, dotted, read_recipe
 from pipeline.references import Reference, reference_problems, references
-from stages.contract import Checkpoints, Hardware, Tracker
+from stages.contract import Checkpoints, Divergence, Hardware, Tracker
 from stages.core.config import StageConfig
 from stages.registry import STAGES, config_class
 
@@ -40,6 +40,8 @@ class Head(Spec):
     """How often a stage can be resumed from; changing it reruns nothing."""
     track: tuple[Tracker, ...] = ()
     """Trackers that show the numbers while the run works, beside its own files: `tensorboard`, `wandb`, `trackio`, `mlflow`. Changing it reruns nothing."""
+    divergence: Divergence = Divergence()
+    """What follows a loss or gradient that is not finite; changing it reruns nothing."""
     stages: dict[str, dict[str, Any]] = Field(min_length=1)
     """Stages by name, in order."""
 
@@ -53,6 +55,7 @@ class Recipe:
     hardware: Hardware
     checkpoints: Checkpoints
     track: tuple[Tracker, ...]
+    divergence: Divergence
     stages: dict[str, StageConfig]
     references: dict[str, list[Reference]]
     """By stage: what it takes, by dotted field path."""
@@ -92,6 +95,7 @@ def load(file: Path, given: Sequence[str] = (), *, root: Path | None = None) -> 
         hardware=head.hardware,
         checkpoints=head.checkpoints,
         track=head.track,
+        divergence=head.divergence,
         stages=stages,
         references={name: list(references(config)) for name, config in stages.items()},
         file=file,

@@ -4,6 +4,7 @@ import ctypes
 import os
 import signal
 import sys
+import time
 import traceback
 import warnings
 from contextlib import suppress
@@ -13,7 +14,9 @@ from typing import Any
 from pydantic import ValidationError
 
 from data.errors import DataError
-from stages.contract import DONE, FAILED, INTERRUPTED, WRONG_INPUT, Job, Result, StageError
+from stages.contract import AGAIN, DONE, FAILED, INTERRUPTED, WRONG_INPUT, Job, StageError
+from stages.core.divergence import RolledBack
+from stages.core.files import write_json
 from stages.core.interrupt import Interrupted
 from stages.registry import STAGES, config_class, run_function
 
@@ -39,25 +42,44 @@ def read_job(path: Path) -> tuple[Job, Any]:
 
 
 def run_stage(job: Job, config: Any) -> int:
-    """Run the stage and write its result. Every way to fail ends in one sentence on the last line."""
+    """Run the stage and write its result. Every way to fail ends in one sentence on the last line, and in a note beside the log."""
     try:
         result = run_function(job.kind)(job, config, job.hardware)
         if os.environ.get("RANK", "0") == "0":
-            write_result(job.folder, result)
-    except DataError as error:
-        return _say(WRONG_INPUT, f"{job.stage}: {error}")
-    except StageError as error:
-        return _say(FAILED, f"{job.stage}: {error}")
-    except (Interrupted, KeyboardInterrupt) as error:
-        return _say(INTERRUPTED, f"{job.stage}: {str(error) or 'stopped at once, without a new checkpoint'}")
-    except MemoryError:
-        return _say(FAILED, f"{job.stage}: out of memory; lower hardware.micro_batch")
-    except Exception as error:
-        traceback.print_exc()
-        if "out of memory" in str(error) or "can't allocate memory" in str(error):
-            return _say(FAILED, f"{job.stage}: out of memory; lower hardware.micro_batch or set hardware.gradient_checkpointing")
-        return _say(FAILED, f"{job.stage}: {type(error).__name__}: {_sentence(error)}")
+            write_json(job.folder / "result.json", result.model_dump(mode="json"))
+    except BaseException as error:
+        code, sentence, known = judged(error)
+        if not known:
+            traceback.print_exc()
+        note_failure(job, code, sentence, known=known)
+        return _say(code, f"{job.stage}: {sentence}")
     return DONE
+
+
+def judged(error: BaseException) -> tuple[int, str, bool]:
+    """Exit code, sentence, and whether the stage itself decided to end: only what it did not foresee may go better when it is tried again."""
+    if isinstance(error, DataError):
+        return WRONG_INPUT, str(error), True
+    if isinstance(error, StageError):
+        return FAILED, str(error), True
+    if isinstance(error, RolledBack):
+        return AGAIN, str(error), True
+    if isinstance(error, Interrupted | KeyboardInterrupt):
+        return INTERRUPTED, str(error) or "stopped at once, without a new checkpoint", True
+    if isinstance(error, MemoryError) or "out of memory" in str(error) or "can't allocate memory" in str(error):
+        return FAILED, "out of memory; lower hardware.micro_batch or set hardware.gradient_checkpointing", False
+    return FAILED, f"{type(error).__name__}: {_sentence(error)}", False
+
+
+def note_failure(job: Job, code: int, sentence: str, *, known: bool) -> None:
+    """For the orchestrator: a launcher turns every exit code into 1, and the first process to fail is rarely the last to speak."""
+    rank = os.environ.get("RANK", "0")
+    folder = job.folder / "attempts" / str(job.attempt)
+    with suppress(OSError):  # a full disk, or a job that is driven by hand elsewhere
+        if folder.is_dir():
+            write_json(
+                folder / f"failed-{rank}.json", {"rank": int(rank), "code": code, "sentence": sentence, "known": known, "at": time.time()}
+            )
 
 
 def prepare_process(job: Job) -> None:
@@ -111,22 +133,13 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def write_result(folder: Path, result: Result) -> None:
-    partial = folder / "result.json.partial"
-    with partial.open("w", encoding="utf-8") as file:
-        file.write(result.model_dump_json(indent=1) + "\n")
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(folder / "result.json")
-
-
 def _say(code: int, sentence: str) -> int:
     sys.stdout.flush()
     print(sentence, file=sys.stderr, flush=True)
     return code
 
 
-def _sentence(error: Exception) -> str:
+def _sentence(error: BaseException) -> str:
     """One line of an error that was not written for people."""
     if isinstance(error, ValidationError):
         first = error.errors()[0]

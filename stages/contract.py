@@ -1,7 +1,8 @@
 """What passes between the orchestrator and a stage process: the job, the result, and what an artifact says of itself. Torch-free.
 
 A stage is `python -m stages job.json`. It exits with 0 (done; `result.json` written), 1 (failed), 2 (its data or settings are wrong:
-one sentence on the last line of its output) or 130 (interrupted after a checkpoint; the same command goes on).
+one sentence on the last line of its output), 75 (rolled back after a divergence: the same command goes on from the last checkpoint with a
+lower learning rate) or 130 (interrupted after a checkpoint; the same command goes on).
 """
 
 from pathlib import Path
@@ -13,7 +14,7 @@ from data.config import Spec
 
 ArtifactKind = Literal["dataset", "tokenizer", "causal-lm", "reward-model", "report"]
 
-DONE, FAILED, WRONG_INPUT, HELD, INTERRUPTED = 0, 1, 2, 3, 130
+DONE, FAILED, WRONG_INPUT, HELD, AGAIN, INTERRUPTED = 0, 1, 2, 3, 75, 130
 
 
 class StageError(Exception):
@@ -35,17 +36,38 @@ class Hardware(Spec):
     """Rows a forward pass takes at most; gradient accumulation follows from the stage's batch, and the result does not depend on it."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass: less memory, about a third more time."""
+    step_timeout: float | None = Field(1800.0, gt=0)
+    """Seconds after which a step that does not end is taken to hang: every process writes the stacks of its threads and ends; never if null."""
     threads: int | None = Field(None, gt=0)
     """CPU threads of a process; the machine's cores over the processes if left out."""
 
 
 class Checkpoints(Spec):
-    """How often a stage can be resumed from. Never part of a stage's identity."""
+    """How often a stage can be resumed from, and what is kept. Never part of a stage's identity."""
 
     every_steps: int | None = Field(None, gt=0)
     """Optimizer steps (for PPO: rollouts) between checkpoints; five checkpoints over the stage if left out."""
+    every_minutes: float | None = Field(15.0, gt=0)
+    """A checkpoint also comes after so many minutes without one, but never so often that saving costs more than 2 % of the time; no if null."""
     keep_last: int = Field(2, gt=0)
     """Whole checkpoints kept; older ones are deleted once a newer one is sealed."""
+    keep_every: int | None = Field(None, gt=0)
+    """Checkpoints of steps that are a multiple of this are kept for good."""
+    keep_best: bool = False
+    """Also keep the one with the best held-out number (loss, pair accuracy or reward), measured at each checkpoint; `checkpoints/best` links to it."""
+
+
+class Divergence(Spec):
+    """What follows a loss or gradient that is not finite. Never part of a stage's identity, so that a stage that stopped can go on another way."""
+
+    action: Literal["stop", "skip", "rollback"] = "stop"
+    """`skip` leaves the weights as they are for that batch; `rollback` goes on from the last checkpoint with a lower learning rate."""
+    limit: int = Field(3, gt=0)
+    """Batches skipped, or times rolled back, in one stage; then it stops."""
+    factor: float = Field(0.5, gt=0, lt=1)
+    """Learning rate after a roll back, as a multiple of the one before."""
+    spike: float | None = Field(6.0, gt=0)
+    """A logged loss so many standard deviations above the mean of the 128 before it is flagged; none if null."""
 
 
 Tracker = Literal["tensorboard", "wandb", "trackio", "mlflow"]
@@ -82,6 +104,7 @@ class Job(Spec):
     checkpoints: Checkpoints = Checkpoints()
     track: tuple[Tracker, ...] = ()
     """Where the stage's numbers go beside `metrics.jsonl`."""
+    divergence: Divergence = Divergence()
 
     @property
     def artifact(self) -> Path:

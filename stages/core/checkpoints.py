@@ -1,69 +1,209 @@
 """Sealed checkpoints: written under another name, synced, sealed with every file's size and SHA-256, then renamed.
 
 A folder named `step-...` is therefore whole when it appears, and `latest` trusts only the seal: a kill at any moment, a truncated file or a
-flipped bit leaves the one before. With several processes every one writes its files into the folder of `begin`; after a barrier one calls `seal`.
+flipped bit leaves the one before. Every process writes its files at a step boundary, while nothing moves; hashing, syncing and renaming need
+only the files, so the first process does them in a thread while training goes on.
 """
 
-import hashlib
 import json
-import os
 import re
 import shutil
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from stages.contract import StageError
+from stages.contract import Checkpoints, StageError
+from stages.core.files import digest, sync, write_json
 
 SEAL = "COMPLETE"
+BEST = "best"
+"""Link to the checkpoint with the best score."""
+RECORD = "checkpoints.jsonl"
+"""In the stage's folder: a line for every checkpoint that was sealed."""
+DEAREST = 50
+"""A checkpoint that is taken because time has passed waits for so many times the seconds that the last one cost: 2 % at most."""
+MARGIN = 1.05
+"""Room asked for, as a multiple of what a checkpoint is expected to need."""
 
 
-def save(folder: Path, step: int, write: Callable[[Path], None], keep_last: int) -> Path:
-    """Write one checkpoint through `write(partial folder)`, seal it, then delete all but the newest `keep_last`.
+@dataclass(frozen=True)
+class Ground:
+    """What a checkpoint can be loaded on, kept in its seal."""
 
-    Raises:
-        StageError: the disk is full; the earlier checkpoints are untouched.
-    """
-    partial = begin(folder, step)
-    try:
-        write(partial)
-        return seal(partial, keep_last)
-    except OSError as error:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise unwritten(folder, step, error) from error
+    processes: int = 1
+    zero: int = 0
+    """ZeRO stage; DeepSpeed's files are shards of so many processes."""
 
 
-def unwritten(folder: Path, step: int, error: Exception) -> StageError:
-    """The sentence for a checkpoint that the disk did not take."""
-    free = shutil.disk_usage(folder).free >> 20
-    return StageError(f"the checkpoint of step {step} could not be written ({error}); {free:,} MiB are free in {folder}")
+@dataclass(frozen=True)
+class Score:
+    """A held-out number by which the best checkpoint is kept."""
+
+    name: str
+    measure: Callable[[], float]
+    lower: bool = True
+    """Whether a lower one is better."""
 
 
-def begin(folder: Path, step: int) -> Path:
+class Saver:
+    """Writes the checkpoints of one stage. Every process calls every method, in the same order."""
+
+    def __init__(
+        self,
+        folder: Path,
+        settings: Checkpoints,
+        *,
+        ground: Ground = Ground(),
+        first: bool = True,
+        wait: Callable[[], None] = lambda: None,
+        expected: int = 0,
+    ) -> None:
+        """`folder` holds the checkpoints; `first` is true on the process that seals; `wait` returns once all processes have called it;
+        `expected` is the size in bytes that a checkpoint will have."""
+        self.folder, self.settings, self.ground, self.first, self.wait = folder, settings, ground, first, wait
+        self.expected = expected
+        self._sealer = ThreadPoolExecutor(1, "seal")
+        self._sealing: Future[None] | None = None
+        self._saved, self._cost = time.monotonic(), 0.0
+
+    def is_due(self) -> bool:
+        """Whether so much time has passed since the last checkpoint that a kill would lose too much."""
+        minutes = self.settings.every_minutes
+        if not self.first:  # clocks differ
+            return False
+        return minutes is not None and time.monotonic() - self._saved >= max(60 * minutes, DEAREST * self._cost)
+
+    def save(self, step: int, write: Callable[[Path], None], score: float | None = None) -> None:
+        """Write the checkpoint of `step` through `write(partial folder)` on every process. `score` is compared for the best one; higher is better.
+
+        Raises:
+            StageError: the disk has no room for it, or did not take the one before; the earlier checkpoints are untouched.
+        """
+        began = time.monotonic()
+        if self.first:
+            self._settle()
+            self._room(step)
+            _begin(self.folder, step)
+        self.wait()
+        partial = self.folder / f".partial-step-{step:06d}"
+        with _told(self.folder, step):
+            write(partial)
+        self.wait()
+        blocked = time.monotonic() - began
+        if self.first:
+            self._sealing = self._sealer.submit(self._seal, partial, step, score, blocked)
+        self._saved, self._cost = time.monotonic(), blocked
+
+    def finish(self) -> None:
+        """Return once the last checkpoint is whole. Raises StageError if it could not be written."""
+        self._settle()
+        self.wait()
+
+    def check_room(self, artifact: int) -> None:
+        """Before the first step: raises StageError if checkpoints and an artifact of so many bytes will not fit on the disk."""
+        if not self.first:
+            return
+        self.folder.mkdir(parents=True, exist_ok=True)
+        there = len(_newest_first(self.folder))
+        more = max(1, self.settings.keep_last + 1 - there)
+        free, needed = shutil.disk_usage(self.folder).free, MARGIN * (more * self.expected + artifact)
+        if free < needed:
+            raise StageError(
+                f"{self.folder} has {_mib(free)} free; {more} checkpoints of {_mib(self.expected)} and an artifact of {_mib(artifact)} "
+                f"need {_mib(needed)}: make room, or lower checkpoints.keep_last ({self.settings.keep_last})"
+            )
+
+    def _settle(self) -> None:
+        """Wait for the seal in the making, and raise what went wrong with it."""
+        if self._sealing is not None:
+            sealing, self._sealing = self._sealing, None
+            sealing.result()
+
+    def _room(self, step: int) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        newest = next(iter(_newest_first(self.folder)), None)
+        needed = MARGIN * (size_of(newest) if newest else self.expected)
+        free = shutil.disk_usage(self.folder).free
+        if free < needed:
+            raise StageError(
+                f"the checkpoint of step {step} needs {_mib(needed)} and {_mib(free)} are free in {self.folder}; the earlier ones are whole"
+            )
+
+    def _seal(self, partial: Path, step: int, score: float | None, blocked: float) -> None:
+        began = time.monotonic()
+        with _told(self.folder, step):
+            whole = seal(partial, {"processes": self.ground.processes, "zero": self.ground.zero, "score": score})
+            self._choose_best(whole, score)
+            self._retire(step)
+        size, seconds = size_of(whole), time.monotonic() - began
+        line = {"step": step, "bytes": size, "blocked_seconds": round(blocked, 4), "overlapped_seconds": round(seconds, 4)}
+        with (self.folder.parent / RECORD).open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+        print(f"checkpoint {whole.name}: {_mib(size)}, training waited {blocked:.2f} s, sealed {seconds:.2f} s later", flush=True)
+
+    def _choose_best(self, whole: Path, score: float | None) -> None:
+        link = self.folder / BEST
+        before = _seal_of(link).get("score") if link.exists() else None
+        if score is None or not self.settings.keep_best or (isinstance(before, int | float) and before >= score):
+            return
+        partial = self.folder / f".{BEST}.partial"
+        partial.unlink(missing_ok=True)
+        partial.symlink_to(whole.name)
+        partial.replace(link)
+
+    def _retire(self, step: int) -> None:
+        """Delete what is not kept. Steps after this one are of an attempt that went on from before them, because they were damaged."""
+        found, every = _newest_first(self.folder), self.settings.keep_every
+        kept = [path for path in found if step_of(path) <= step][: self.settings.keep_last]
+        kept += [path for path in found if every and step_of(path) <= step and step_of(path) % every == 0]
+        if (best := self.folder / BEST).is_symlink():
+            kept.append(self.folder / best.readlink())
+        for path in found:
+            if path not in kept:
+                shutil.rmtree(path)
+
+
+def _begin(folder: Path, step: int) -> None:
     """An empty folder to write the checkpoint of `step` into; leavings of an attempt that was killed are removed."""
-    folder.mkdir(parents=True, exist_ok=True)
     for left in folder.glob(".partial-*"):
         shutil.rmtree(left)
-    partial = folder / f".partial-step-{step:06d}"
-    partial.mkdir()
-    return partial
+    (folder / f".partial-step-{step:06d}").mkdir()
 
 
-def seal(partial: Path, keep_last: int) -> Path:
-    """Make the checkpoint whole and visible, in this order: contents, list of contents, name. Older ones go last."""
-    files = {str(path.relative_to(partial)): path for path in sorted(partial.rglob("*")) if path.is_file()}
-    entries = {name: {"bytes": path.stat().st_size, "sha256": sha256(path)} for name, path in files.items()}
+@contextmanager
+def _told(folder: Path, step: int) -> Iterator[None]:
+    """Turns whatever a library raises for a disk that takes no more into one sentence."""
+    try:
+        yield
+    except Exception as error:
+        # safetensors and torch raise errors of their own
+        if isinstance(error, OSError) or type(error).__name__ == "SafetensorError" or "PytorchStreamWriter" in str(error):
+            free = _mib(shutil.disk_usage(folder).free)
+            why = " ".join(str(error).split())
+            raise StageError(
+                f"the checkpoint of step {step} could not be written ({why}); {free} are free in {folder}; the earlier ones are whole"
+            ) from error
+        raise
+
+
+def seal(partial: Path, says: dict[str, Any] | None = None) -> Path:
+    """Make a checkpoint whole and visible, in this order: contents, list of contents, name."""
+    files = {path.relative_to(partial).as_posix(): path for path in sorted(partial.rglob("*")) if path.is_file()}
+    entries = {name: {"size": path.stat().st_size, "sha256": digest(path)} for name, path in files.items()}
     for path in files.values():
-        _sync(path)
-    (partial / SEAL).write_text(json.dumps({"files": entries}, indent=1), encoding="utf-8")
-    _sync(partial / SEAL)
-    _sync(partial)
+        sync(path)
+    for inner in {path.parent for path in files.values()}:
+        sync(inner)
+    write_json(partial / SEAL, {**(says or {}), "files": entries})
     whole = partial.with_name(partial.name.removeprefix(".partial-"))
     if whole.exists():  # an unsealed or damaged one of the same step, done again after a fall back
         shutil.rmtree(whole)
     partial.replace(whole)
-    _sync(whole.parent)
-    for old in _newest_first(whole.parent)[keep_last:]:
-        shutil.rmtree(old)
+    sync(whole.parent)
     return whole
 
 
@@ -79,17 +219,33 @@ def latest(folder: Path) -> Path | None:
 
 def damage(checkpoint: Path) -> str | None:
     """What is wrong with a checkpoint, or None if every file is as it was when sealed."""
-    try:
-        entries = json.loads((checkpoint / SEAL).read_text(encoding="utf-8"))["files"]
-    except (OSError, ValueError, KeyError):
+    entries = _seal_of(checkpoint).get("files")
+    if not isinstance(entries, dict) or not entries:
         return f"its {SEAL} marker is missing or unreadable"
     for name, entry in entries.items():
         path = checkpoint / name
-        if not path.is_file() or path.stat().st_size != entry["bytes"]:
+        if not path.is_file() or path.stat().st_size != entry["size"]:
             return f"{name} is missing or has another size"
-        if sha256(path) != entry["sha256"]:
+        if digest(path) != entry["sha256"]:
             return f"{name} has another checksum"
     return None
+
+
+def check_ground(checkpoint: Path, here: Ground) -> str | None:
+    """A note if a checkpoint comes from another number of processes and goes on nearly exactly.
+
+    Raises StageError where it cannot: DeepSpeed's files are the shards of one number of processes under one ZeRO stage.
+    """
+    found = _seal_of(checkpoint)
+    there = Ground(int(found.get("processes", 1)), int(found.get("zero", 0)))
+    if there == here:
+        return None
+    if there.zero or here.zero:
+        raise StageError(
+            f"{checkpoint.name} was written by {_on(there)}, and this is {_on(here)}: the optimizer's shards fit only there. Go on with "
+            f"hardware.processes={there.processes} (or as many gpus) and hardware.zero={there.zero}, or delete {checkpoint.parent} to start anew"
+        )
+    return f"{checkpoint.name} was written by {_on(there)}, and this is {_on(here)}: the same rows in the same steps, but sums in another order, so the last bits differ"
 
 
 def step_of(checkpoint: Path) -> int:
@@ -97,9 +253,18 @@ def step_of(checkpoint: Path) -> int:
     return int(checkpoint.name.removeprefix("step-"))
 
 
-def sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def size_of(checkpoint: Path) -> int:
+    """Bytes of a checkpoint, as its seal lists them."""
+    return sum(int(entry["size"]) for entry in _seal_of(checkpoint).get("files", {}).values())
+
+
+def _seal_of(checkpoint: Path) -> dict[str, Any]:
+    """What a seal says; empty if it is missing or unreadable."""
+    try:
+        found = json.loads((checkpoint / SEAL).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def _newest_first(folder: Path) -> list[Path]:
@@ -107,9 +272,11 @@ def _newest_first(folder: Path) -> list[Path]:
     return sorted(found, key=step_of, reverse=True)
 
 
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+def _on(ground: Ground) -> str:
+    return (
+        f"{ground.processes} process{'es' if ground.processes > 1 else ''} {f'under ZeRO-{ground.zero}' if ground.zero else 'without ZeRO'}"
+    )
+
+
+def _mib(size: float) -> str:
+    return f"{size / 2**20:,.1f} MiB"

@@ -1,4 +1,7 @@
-"""Stopping on request: the first SIGTERM or Ctrl-C asks for a checkpoint at the next step boundary, the second stops at once."""
+"""Stopping on request: SIGTERM, Ctrl-C, and the warnings of schedulers (SIGUSR1, SIGUSR2) ask for a checkpoint at the next step boundary.
+
+A second Ctrl-C stops at once. A second SIGTERM does not: a scheduler sends it to every process of a job, and the orchestrator passes it on.
+"""
 
 import signal
 import threading
@@ -15,11 +18,13 @@ class Interrupted(Exception):  # noqa: N818 - not an error
 def interruptible() -> Iterator[Callable[[], bool]]:
     """Yields `stop()`, which is true once the process was asked to end. Outside the main thread it is never true."""
     asked = threading.Event()
-    signals = (signal.SIGTERM, signal.SIGINT)
+    signals = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
 
     def note(number: int, frame: FrameType | None) -> None:
         if asked.is_set():
-            raise KeyboardInterrupt
+            if number == signal.SIGINT:
+                raise KeyboardInterrupt
+            return
         print(f"{signal.Signals(number).name}: a checkpoint follows at the next step boundary, then the stage stops", flush=True)
         asked.set()
 

@@ -74,6 +74,11 @@ def most_memory() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
+def losses(folder: Path) -> list[float]:
+    """The losses of a stage's record so far, oldest first."""
+    return [line["loss"] for line in read(folder / "metrics.jsonl") if isinstance(line.get("loss"), int | float)]
+
+
 def _number(value: float) -> float | int | None:
     number = value if isinstance(value, int) else float(value)
     return number if math.isfinite(number) else None

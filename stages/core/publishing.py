@@ -1,11 +1,11 @@
 """How an artifact appears: whole, by a rename. Torch-free."""
 
-import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 from stages.contract import Artifact
+from stages.core.files import sync
 
 
 def publish(folder: Path, write: Callable[[Path], Artifact]) -> Artifact:
@@ -15,6 +15,9 @@ def publish(folder: Path, write: Callable[[Path], Artifact]) -> Artifact:
     partial.mkdir(parents=True)
     artifact = write(partial)
     (partial / "artifact.json").write_text(artifact.model_dump_json(indent=1, exclude_none=True) + "\n", encoding="utf-8")
+    for path in partial.rglob("*"):
+        sync(path)  # a manifest must not reach the disk before what it lists
     shutil.rmtree(folder, ignore_errors=True)
-    os.replace(partial, folder)
+    partial.replace(folder)
+    sync(folder.parent)
     return artifact

@@ -99,12 +99,20 @@ class PackedRows(Dataset[Row]):
         return self._count
 
     def __getitem__(self, index: int) -> Row:
+        return [self._documents[document] for document in self.documents(index)]
+
+    def documents(self, index: int) -> list[int]:
+        """Numbers of the documents in a row, counted from 0 in the order in which they were read."""
         epoch, row = divmod(index, self.per_epoch)
         order, ends = self._visit(epoch)
         place = int(np.searchsorted(ends, row, side="right"))
         window = int(order[place])
         within = row - int(ends[place]) + self._rows[window]
-        return [self._documents[document] for document in self._window(epoch, window)[within]]
+        return self._window(epoch, window)[within]
+
+    def tokens(self, index: int) -> list[list[int]]:
+        """Ids of those documents."""
+        return [self._documents[document].ids.tolist() for document in self.documents(index)]
 
     def _make_visit(self, epoch: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """The order of the windows in an epoch, and up to which row of the epoch each lasts."""

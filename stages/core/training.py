@@ -15,11 +15,13 @@ from typing import TYPE_CHECKING, Any
 
 import accelerate.utils.other
 import torch
-from transformers import TrainerCallback
 
 from stages.contract import Hardware, Job, StageError
-from stages.core import checkpoints
+from stages.core import checkpoints, metrics
+from stages.core.boundary import Boundary
+from stages.core.checkpoints import Ground, Saver, Score
 from stages.core.config import Optimizer
+from stages.core.divergence import Trouble, rows_told, spike, spikes
 from stages.core.interrupt import Interrupted
 from stages.core.metrics import Metrics
 from stages.core.models import Precision, device_of
@@ -27,6 +29,7 @@ from stages.core.rows import Shape, divisor
 from stages.core.schedules import adamw, learning_rate_factor
 from stages.core.seeds import seed_for
 from stages.core.trackers import Trackers
+from stages.core.watchdog import Watchdog, watching
 
 AUTO_TOKENS = {"cpu": 4_096, "cuda": 32_768}
 """Tokens of a forward pass where the recipe leaves it open. On a CPU larger passes leave the caches and are slower."""
@@ -107,9 +110,14 @@ class StageTraining(_Below):  # type: ignore[misc]
         """Tokens of one micro-batch, for the record."""
         return int(batch["input_ids"].numel())
 
-    def __init__(self, *args: Any, job: Job, settings: Optimizer, stop: Callable[[], bool], **kwargs: Any) -> None:
-        self._job, self._settings = job, settings
+    def __init__(
+        self, *args: Any, job: Job, settings: Optimizer, stop: Callable[[], bool], score: Score | None = None, **kwargs: Any
+    ) -> None:
+        """`stop()` is true once the stage was asked to end; `score` says which checkpoint is the best one."""
+        self._job, self._settings, self._score = job, settings, score
         self._staging: Path | None = None
+        self._loss_before: torch.Tensor | None = None
+        self._skipped = self._globalstep_before = 0
         self._seconds_logged, self._tokens_logged = 0.0, 0
         self.optimizer: Any = None
         self.lr_scheduler: Any = None
@@ -122,7 +130,18 @@ class StageTraining(_Below):  # type: ignore[misc]
         writes = self.is_world_process_zero()
         self.metrics = Metrics(job.folder, writes=writes, trackers=Trackers(job, writes=writes))
         self.loss_is_scaled_for_ga = True  # compute_loss divides by the whole step's count: Trainer must not divide again
-        self.add_callback(_Boundary(job.seed, self.args.process_index, stop, self._agree))
+        self.trouble = Trouble(job.folder, job.divergence, first=self.is_world_process_zero())
+        self.saver = Saver(
+            job.folder / "checkpoints",
+            job.checkpoints,
+            ground=Ground(self.args.world_size, job.hardware.zero if self.is_deepspeed_enabled and job.hardware.zero != "auto" else 0),
+            first=self.is_world_process_zero(),
+            wait=self.accelerator.wait_for_everyone,
+            expected=size_of_state(self.model, sharded=self.is_deepspeed_enabled),
+        )
+        self.tokenizer: Any = None
+        self.dog = Watchdog(None, job.folder)
+        self.add_callback(Boundary(self, job.seed, stop))
 
     # ---- loss
 
@@ -150,23 +169,55 @@ class StageTraining(_Below):  # type: ignore[misc]
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
         if self.lr_scheduler is None:
             self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(
-                optimizer or self.optimizer, lambda step: learning_rate_factor(step, num_training_steps, self._settings)
+                optimizer or self.optimizer,
+                lambda step: learning_rate_factor(step, num_training_steps, self._settings) * self.trouble.factor(step),
             )
             self._created_lr_scheduler = True
         return self.lr_scheduler
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        """As Trainer does; then the learning rate of the next step, which a roll back may have lowered since the checkpoint was written."""
+        super()._load_optimizer_and_scheduler(checkpoint)
+        if checkpoint is None or not self.trouble.events:
+            return
+        step = self.lr_scheduler.last_epoch
+        for group, base, factor in zip(self.optimizer.param_groups, self.lr_scheduler.base_lrs, self.lr_scheduler.lr_lambdas, strict=True):
+            group["lr"] = base * factor(step)
 
     # ---- divergence
 
     def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> Any:
         """Called between backward and optimizer step: the last moment at which the weights are still good."""
         norm = super()._get_grad_norm(model, grad_norm)
-        if norm is not None and not bool(torch.isfinite(torch.as_tensor(norm) + self._tr_loss)):
-            last = checkpoints.latest(self._job.folder / "checkpoints")
-            raise StageError(
-                f"loss or gradient is not finite at step {self.state.global_step + 1} (gradient norm {float(norm)}); "
-                f"the last good checkpoint is {last.name if last else 'none'}; lower optimizer.learning_rate or optimizer.clip"
-            )
+        if norm is None:
+            return norm
+        wrong = not bool(torch.isfinite(torch.as_tensor(norm) + self._tr_loss))
+        if self.any_of(wrong)[0]:
+            self._diverged(float(norm), model)
         return norm
+
+    def _diverged(self, norm: float, model: Any) -> None:
+        """Stop, roll back, or leave this batch out: without gradients AdamW leaves a weight and its moments alone."""
+        self.saver.finish()
+        step = self.state.global_step
+        loss = float(self._tr_loss) - float(self._loss_before or 0.0)
+        what = f"loss or gradient is not finite (loss {loss:.4g}, gradient norm {norm:.4g})"
+        self.trouble.meet(step + 1, what, self._rows_of(step), may_skip=not self.is_deepspeed_enabled)
+        model.zero_grad(set_to_none=True)
+        self._tr_loss.copy_(self._loss_before if self._loss_before is not None else 0.0)
+        self._skipped += 1
+
+    def _rows_of(self, step: int) -> str:
+        """The rows of a step in words; what they hold is written down beside the attempt's log."""
+        args = self.args
+        rows = args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size
+        file = self._job.folder / "attempts" / str(self._job.attempt) / f"diverged-{step + 1}.json"
+        places = range(step * rows, (step + 1) * rows)
+        return rows_told(self.train_dataset, places, self.tokenizer, file, writes=self.is_world_process_zero())
+
+    def notes(self) -> list[str]:
+        """What the stage did about divergences, and the losses that stood out."""
+        return [*self.trouble.notes(), *spikes(metrics.read(self._job.folder / "metrics.jsonl"), self._job.divergence.spike)]
 
     # ---- live metrics
 
@@ -176,6 +227,8 @@ class StageTraining(_Below):  # type: ignore[misc]
             return
         step, steps, tokens = self.state.global_step, self.state.max_steps, int(self.state.num_input_tokens_seen)
         values: dict[str, float] = {name: float(logs[name]) for name in ("loss", "learning_rate", "grad_norm") if name in logs}
+        values["loss"] *= self._share_of_learned()
+        self._flag(step, values["loss"])
         if tokens:
             seconds = self.metrics.seconds()
             values["tokens"] = tokens
@@ -184,6 +237,20 @@ class StageTraining(_Below):  # type: ignore[misc]
         self.metrics.log(step, steps, **values)
         if self.is_world_process_zero() and step * 20 // steps != (step - self.args.logging_steps) * 20 // steps:
             print(f"step {step}/{steps}  " + "  ".join(f"{name} {value:.4g}" for name, value in values.items()), flush=True)
+
+    def _share_of_learned(self) -> float:
+        """Trainer divides by all steps since the last line; those that were skipped have no loss."""
+        steps = self.state.global_step - self._globalstep_before
+        learned, self._skipped = steps - self._skipped, 0
+        self._globalstep_before = self.state.global_step
+        return steps / learned if learned > 0 else float("nan")
+
+    def _flag(self, step: int, loss: float) -> None:
+        if not self.is_world_process_zero():
+            return
+        sentence = spike(loss, metrics.losses(self._job.folder), self._job.divergence.spike)
+        if sentence is not None:
+            print(f"warning: {sentence}, at step {step}", flush=True)
 
     def floating_point_ops(self, inputs: Any) -> int:
         """Not counted: Trainer would walk all parameters at every micro-batch."""
@@ -194,29 +261,38 @@ class StageTraining(_Below):  # type: ignore[misc]
     def _get_output_dir(self, trial: Any) -> str:
         return str(self._staging or self.args.output_dir)
 
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Weights beside the optimizer; DeepSpeed's engine writes both together."""
+        if self.is_deepspeed_enabled:
+            Path(output_dir or self.args.output_dir).mkdir(parents=True, exist_ok=True)
+        else:
+            super().save_model(output_dir, _internal_call)
+
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         """Trainer's own checkpoint, written under another name and sealed. Every process writes, the first one seals."""
-        folder, step = self._job.folder / "checkpoints", self.state.global_step
-        if self.args.process_index == 0:
-            checkpoints.begin(folder, step)
-        self.accelerator.wait_for_everyone()
-        self._staging = folder / f".partial-step-{step:06d}"
+        step = self.state.global_step
+        self.saver.save(step, lambda partial: self._write(model, trial, partial), self._measured(step))
+
+    def _write(self, model: Any, trial: Any, partial: Path) -> None:
+        self._staging = partial
         try:
             super()._save_checkpoint(model, trial)
-            self.accelerator.wait_for_everyone()
-            if self.args.process_index == 0:
-                inner = self._staging / f"checkpoint-{step}"
-                for path in inner.iterdir():
-                    path.rename(self._staging / path.name)
-                inner.rmdir()
-                checkpoints.seal(self._staging, self._job.checkpoints.keep_last)
-        except Exception as error:  # safetensors and torch raise their own for a full disk
-            if isinstance(error, OSError) or "No space left" in str(error) or "PytorchStreamWriter failed" in str(error):
-                raise checkpoints.unwritten(folder, step, error) from error
-            raise
         finally:
             self._staging = None
         self.accelerator.wait_for_everyone()
+        if self.is_world_process_zero():
+            inner = partial / f"checkpoint-{self.state.global_step}"
+            for path in inner.iterdir():
+                path.rename(partial / path.name)
+            inner.rmdir()
+
+    def _measured(self, step: int) -> float | None:
+        """The held-out number by which the best checkpoint is kept, if it is."""
+        if self._score is None or not self._job.checkpoints.keep_best:
+            return None
+        value = self._score.measure()
+        self.metrics.log(step, self.state.max_steps, **{self._score.name: value})
+        return -value if self._score.lower else value
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
         """Weights and configuration only: no pickled arguments, no tokenizer in every checkpoint."""
@@ -232,49 +308,58 @@ class StageTraining(_Below):  # type: ignore[misc]
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
         """None beside checkpoints; publishing writes the card of an artifact."""
 
-    def _agree(self, flag: bool) -> bool:
-        """True on every process if it is true on one: a signal may reach some of them earlier than others."""
+    def step_begins(self) -> None:
+        """Remember the loss so far: a step that is skipped must not leave a trace in it."""
+        self._loss_before = self._tr_loss.clone()
+
+    def any_of(self, *flags: bool) -> list[bool]:
+        """Each flag true on every process if it is true on one: a signal may reach some of them earlier than others."""
         if self.args.world_size == 1:
-            return flag
-        total = self.accelerator.reduce(torch.tensor(float(flag), device=self.args.device), reduction="sum")
-        return bool(total > 0)
+            return list(flags)
+        totals = self.accelerator.reduce(torch.tensor([float(flag) for flag in flags], device=self.args.device), reduction="sum")
+        return [bool(total > 0) for total in totals]
 
 
-class _Boundary(TrainerCallback):  # type: ignore[misc]
-    """At step boundaries: seeds that depend on the step alone, and the answer to a signal."""
-
-    def __init__(self, seed: int, rank: int, stop: Callable[[], bool], agree: Callable[[bool], bool]) -> None:
-        self._seed, self._rank, self._stop, self._agree = seed, rank, stop, agree
-
-    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        seed = seed_for(self._seed, "dropout", state.global_step, self._rank)
-        torch.default_generator.manual_seed(seed)  # torch.manual_seed would format a stack trace for every absent device
-        if args.device.type == "cuda":
-            torch.cuda.manual_seed(seed)
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if self._agree(self._stop()):
-            control.should_save = control.should_training_stop = True
+def size_of_state(model: Any, *, sharded: bool) -> int:
+    """Bytes of a checkpoint: fp32 weights, and two moments for each that trains; DeepSpeed adds a master copy of those."""
+    sizes = [(int(getattr(p, "ds_numel", p.numel())), p.requires_grad) for p in model.parameters()]
+    moments = 12 if sharded else 8
+    return sum(4 * size + (moments * size if trains else 0) for size, trains in sizes)
 
 
-def train(trainer: Any) -> int:
+def train(trainer: Any, tokenizer: Any = None) -> int:
     """Train to the last step, from the newest whole checkpoint if there is one; returns the steps taken in all attempts.
+
+    `tokenizer` turns the rows of a step that diverged into text.
 
     Raises:
         Interrupted: a signal came; a checkpoint was written.
-        StageError: loss or gradient became infinite or not a number.
+        RolledBack: a step diverged, and the recipe asks to go on from the last checkpoint.
+        StageError: loss or gradient became infinite or not a number, or the disk is full.
     """
-    folder, steps = Path(trainer.args.output_dir), trainer.args.max_steps
-    checkpoint = checkpoints.latest(folder)
-    done = checkpoints.step_of(checkpoint) if checkpoint else 0
-    trainer.metrics.rewind(done)
-    if checkpoint:
-        print(f"goes on after step {done} of {steps}", flush=True)
+    trainer.tokenizer = tokenizer
+    steps = trainer.args.max_steps
+    checkpoint, done = _take_up(trainer)
     # Trainer would take one step more from a checkpoint of the last step.
     if checkpoint and done >= steps and not trainer.is_deepspeed_enabled:
         trainer._load_from_checkpoint(str(checkpoint))
         return done
-    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    with watching(trainer._job, trainer.args.process_index) as trainer.dog:
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        trainer.saver.finish()
     if trainer.state.global_step < steps:
         raise Interrupted(f"interrupted after step {trainer.state.global_step} of {steps}; the same command goes on from there")
     return int(trainer.state.global_step)
+
+
+def _take_up(trainer: Any) -> tuple[Path | None, int]:
+    """The newest whole checkpoint and its step; what was recorded after it is taken back."""
+    checkpoint = checkpoints.latest(Path(trainer.args.output_dir))
+    done = checkpoints.step_of(checkpoint) if checkpoint else 0
+    trainer.metrics.rewind(done)
+    trainer._globalstep_before = done
+    if checkpoint:
+        note = checkpoints.check_ground(checkpoint, trainer.saver.ground)
+        print(*filter(None, [f"goes on after step {done} of {trainer.args.max_steps}", note]), sep="\n", flush=True)
+    trainer.saver.check_room(artifact=4 * sum(parameter.numel() for parameter in trainer.model.parameters()))
+    return checkpoint, done

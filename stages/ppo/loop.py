@@ -10,8 +10,9 @@ from pathlib import Path
 
 import torch
 
-from stages.contract import Checkpoints, StageError
+from stages.contract import StageError
 from stages.core import checkpoints
+from stages.core.checkpoints import Saver
 from stages.core.interrupt import Interrupted
 from stages.ppo.algorithm import KLController, RunningMoments
 from stages.ppo.config import PPO
@@ -37,13 +38,13 @@ class Training:
     kl: KLController
     keeping: Keeping
     watch: Watch
-    folder: Path
-    """Of the checkpoints."""
-    checkpoints: Checkpoints
+    saver: Saver
     ranks: Ranks
     micro_batch: int | None = None
     mix: Mix | None = None
     running: RunningMoments | None = None
+    beat: Callable[[], None] = lambda: None
+    """Tells a watchdog that the run goes on."""
 
     def train(self, stop: Callable[[], bool]) -> None:
         """From the newest checkpoint, or the start, to the last step. Raises Interrupted after a checkpoint where `stop()` asks for it."""
@@ -51,7 +52,7 @@ class Training:
         if begin == 0:
             self.evaluate(0)
         for step in range(begin, self.config.steps):
-            clock = Clock()
+            clock = Clock(self.beat)
             rollout = self.rollouts.of_step(self.questions, self.config.batch, step)
             clock.lap("rollout")
             experience = collect(rollout, self.players, self.config, self.kl.coefficient, self.ranks, self.micro_batch, self.running)
@@ -67,10 +68,12 @@ class Training:
             if self.config.refresh_reference and (step + 1) % self.config.refresh_reference == 0:
                 self.players.refresh_reference()
             asked = self.ranks.any(stop())
-            if asked or self._is_due(step + 1, self.checkpoints.every_steps or max(self.config.steps // 5, 1)):
+            if asked or self._checkpoint_is_due(step + 1):
                 self.save(step + 1)
             if asked and step + 1 < self.config.steps:
+                self.saver.finish()
                 raise Interrupted(f"stopped after rollout {step + 1} of {self.config.steps}; the same command goes on")
+        self.saver.finish()
 
     def evaluate(self, step: int) -> None:
         """Look at the policy as it would be left now, and remember it if it is the best."""
@@ -80,20 +83,29 @@ class Training:
     def _is_due(self, step: int, every: int) -> bool:
         return step % every == 0 or step == self.config.steps
 
+    def _checkpoint_is_due(self, step: int) -> bool:
+        every = self.saver.settings.every_steps or max(self.config.steps // 5, 1)
+        return self.ranks.any(self.saver.is_due()) or self._is_due(step, every)
+
     def save(self, step: int) -> None:
         """Seal a checkpoint of everything that the next step depends on."""
+        self.saver.save(step, lambda partial: self._write(partial, step), self.watch.score())
+
+    def _write(self, partial: Path, step: int) -> None:
         if self.ranks.first:
             state = {"step": step, "coefficient": self.kl.coefficient, "told": self.watch.told, **self.players.state()}
             state |= {"keeping": self.keeping.state(), "running": asdict(self.running) if self.running else None}
-            checkpoints.save(self.folder, step, lambda partial: torch.save(state, partial / "ppo.pt"), self.checkpoints.keep_last)
-        self.ranks.wait()
+            torch.save(state, partial / "ppo.pt")
 
     def resume(self) -> int:
         """Take over the newest whole checkpoint; the number of steps that are done."""
-        newest = checkpoints.latest(self.folder)
+        newest = checkpoints.latest(self.saver.folder)
+        self.saver.check_room(artifact=self.players.policy.size)
         if newest is None:
             self.watch.rewind(-1)
             return 0
+        if (note := checkpoints.check_ground(newest, self.saver.ground)) is not None:
+            print(note, flush=True)
         state = torch.load(newest / "ppo.pt", weights_only=True, map_location="cpu")
         if state["step"] != checkpoints.step_of(newest):
             raise StageError(f"{newest} holds step {state['step']}; delete it to go on from the one before")

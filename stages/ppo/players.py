@@ -37,6 +37,16 @@ class Player:
         self.optimizer = adamw([module], settings)
 
     @property
+    def size(self) -> int:
+        """Bytes of its weights in fp32."""
+        return 4 * sum(parameter.numel() for parameter in self.module.parameters())
+
+    @property
+    def size_of_state(self) -> int:
+        """Bytes of its part of a checkpoint: weights that train, and two moments of each."""
+        return 12 * sum(parameter.numel() for parameter in self.module.parameters() if parameter.requires_grad)
+
+    @property
     def learning_rate(self) -> float:
         return self.settings.learning_rate * learning_rate_factor(self.taken, self.planned, self.settings)
 

@@ -13,6 +13,7 @@ from data.formats import Prompt, Text
 from data.records import read_records, split
 from stages.contract import Hardware, Job, Result
 from stages.core.artifacts import save_artifact
+from stages.core.checkpoints import Ground, Saver
 from stages.core.generation import Transformers
 from stages.core.interrupt import interruptible
 from stages.core.logprobs import TokenLogprobs, TokenValues
@@ -20,6 +21,7 @@ from stages.core.models import check_fit, choose_precision, context_of, load_cau
 from stages.core.rewards import backbone_of, build_rewards, reward_statistics
 from stages.core.text import text_documents
 from stages.core.trackers import Trackers
+from stages.core.watchdog import watching
 from stages.ppo.algorithm import KLController, RunningMoments
 from stages.ppo.config import PPO
 from stages.ppo.keeping import Keeping
@@ -64,8 +66,7 @@ def run(job: Job, config: PPO, hardware: Hardware) -> Result:
         kl=KLController(config.kl.coefficient, config.kl.target, config.kl.horizon),
         keeping=Keeping(config.ema, config.keep == "best", config.kl_budget),
         watch=watch,
-        folder=job.folder / "checkpoints",
-        checkpoints=job.checkpoints,
+        saver=saver_of(job, players, ranks),
         ranks=ranks,
         micro_batch=micro_batch,
         mix=build_mix(job, config, tokenizer, players.policy.module, ranks),
@@ -73,13 +74,26 @@ def run(job: Job, config: PPO, hardware: Hardware) -> Result:
     )
     if ranks.first:
         print("\n".join([f"precision {precision}", *notes, *how]), flush=True)
-    with interruptible() as stop:
+    with interruptible() as stop, watching(job, ranks.rank) as dog:
+        training.beat = dog.beat
         training.train(stop)
     kept, left = training.keeping.settle(players.policy, config.steps)
     if ranks.first:
         save_artifact(without_critic(players.policy.module.model), tokenizer, job.artifact, kind="causal-lm")
     ranks.wait()
     return Result(steps=config.steps, metrics=watch.final(kept), tables=[watch.table()], notes=[*notes, *how, *left, *watch.told.values()])
+
+
+def saver_of(job: Job, players: Players, ranks: Ranks) -> Saver:
+    """What writes the stage's checkpoints."""
+    return Saver(
+        job.folder / "checkpoints",
+        job.checkpoints,
+        ground=Ground(ranks.size),
+        first=ranks.first,
+        wait=ranks.wait,
+        expected=players.policy.size_of_state + players.critic.size_of_state,
+    )
 
 
 def build_players(job: Job, config: PPO, hardware: Hardware, model: Any, tokenizer: Any, ranks: Ranks) -> tuple[Players, list[str]]:

@@ -1,6 +1,6 @@
 """What can be seen of a run of PPO: a line of numbers for every rollout, evaluations on held-out prompts, samples, and named warnings."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from time import perf_counter
 from typing import Any
 
@@ -176,6 +176,10 @@ class Watch:
             if self.config.guards == "stop":
                 raise StageError(sentence)
 
+    def score(self) -> float:
+        """By which the best checkpoint is kept: the reward of the last evaluation."""
+        return float(self.evaluations[-1]["held_out_reward"])
+
     def final(self, kept: int) -> dict[str, float]:
         """The result's numbers: means over the last rollouts, the first evaluation, and that of the policy that is left, after rollout `kept`."""
         last = self.lines[-FINAL_STEPS:]
@@ -192,12 +196,14 @@ class Watch:
 
 
 class Clock:
-    """Seconds of each phase of a step."""
+    """Seconds of each phase of a step, each of which is a sign of life."""
 
-    def __init__(self) -> None:
+    def __init__(self, beat: Callable[[], None] = lambda: None) -> None:
         self.seconds: dict[str, float] = {}
-        self._since = perf_counter()
+        self._since, self._beat = perf_counter(), beat
+        beat()
 
     def lap(self, phase: str) -> None:
+        self._beat()
         now = perf_counter()
         self.seconds[phase], self._since = now - self._since, now

@@ -9,6 +9,7 @@ from stages.contract import Hardware, Job, Result
 from stages.core.artifacts import save_artifact
 from stages.core.baselines import bigram_perplexity
 from stages.core.causal import CausalTraining, describe, teach, total_nats, untaught
+from stages.core.checkpoints import Score
 from stages.core.config import Llama
 from stages.core.extension import existing
 from stages.core.interrupt import interruptible
@@ -33,7 +34,7 @@ def run(job: Job, config: Pretrain, hardware: Hardware) -> Result:
     context = context_of(model)
     text = corpora(job, tokenizer, config.data, config.validation, config.held_out, temperature=config.temperature)
     documents, held_out = text.train.documents(context), text.held_out.documents(context)
-    rows = PackedRows(documents, capacity=context, seed=job.seed)
+    rows, held_rows = PackedRows(documents, capacity=context, seed=job.seed), PackedRows(held_out, capacity=context, seed=0)
     shape = shape_of_run(hardware, tokens=config.tokens, batch_tokens=config.batch_tokens, capacity=context)
     if config.adapter:
         from stages.adapters.building import add_adapter
@@ -50,12 +51,13 @@ def run(job: Job, config: Pretrain, hardware: Hardware) -> Result:
             job=job,
             settings=config.optimizer,
             stop=stop,
+            score=Score("validation_loss", lambda: measured(model, held_rows, shape, text.held_out)["validation_loss"]),
         )
-        steps = train(trainer)
-        metrics = measured(model, PackedRows(held_out, capacity=context, seed=0), shape, text.held_out)
+        steps = train(trainer, tokenizer)
+        metrics = measured(model, held_rows, shape, text.held_out)
         trainer.finish(lambda: save_artifact(untaught(model), tokenizer, job.artifact, kind="causal-lm"))
     control, told = bigram_control(documents, held_out, len(tokenizer))
-    return Result(steps=steps, metrics={**metrics, **control}, notes=[*notes, *told])
+    return Result(steps=steps, metrics={**metrics, **control, **trainer.trouble.metrics()}, notes=[*notes, *told, *trainer.notes()])
 
 
 def starting_point(job: Job, config: Pretrain, hardware: Hardware) -> tuple[Any, Any, list[str]]:

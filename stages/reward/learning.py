@@ -36,6 +36,16 @@ class Order(Dataset[Pair]):
             self._epoch, self._order = epoch, epoch_order(len(self._pairs), seed_for(self._seed, "pairs"), epoch)
         return self._pairs[int(self._order[place])]
 
+    def documents(self, index: int) -> list[int]:
+        """Number of the pair at a place, counted from 0 in the order in which pairs were read."""
+        self[index]
+        return [int(self._order[index % len(self._pairs)])]
+
+    def tokens(self, index: int) -> list[list[int]]:
+        """Ids of its two conversations, the chosen one first."""
+        pair = self[index]
+        return [pair.chosen, pair.rejected]
+
 
 def collate(pairs: Sequence[Pair]) -> dict[str, Any]:
     """Pairs of one micro-batch as one forked row. `margins` (0 where a pair states none) and `weights` are (pairs,) float32."""

@@ -13,6 +13,7 @@ from stages.adapters.building import add_adapter
 from stages.contract import Hardware, Job, Result, StageError
 from stages.core.artifacts import save_artifact
 from stages.core.baselines import BagOfWords
+from stages.core.checkpoints import Score
 from stages.core.interrupt import interruptible
 from stages.core.models import Precision, check_fit, choose_precision, context_of, device_of, load_reward_model, load_tokenizer
 from stages.core.rows import Shape, divisor
@@ -50,15 +51,18 @@ def run(job: Job, config: Reward, hardware: Hardware) -> Result:
     model = add_adapter(model, config.adapter, "SEQ_CLS", seed=job.seed) if config.adapter else model
     model = teach(without_dropout(model))
     with interruptible() as stop:
-        trainer = trainer_of(model, data.training, job, config, precision, stop)
-        steps = train(trainer)
+        trainer = trainer_of(model, data, job, config, precision, stop)
+        steps = train(trainer, tokenizer)
         held_out = judged(data.held_out, score_pairs(model, data.held_out))
         control, told = controls(data)
-        metrics = {**judge(held_out), **control}
+        metrics = {**judge(held_out), **control, **trainer.trouble.metrics()}
         statistics = {name: metrics[name] for name in ("reward_mean", "reward_std")}
         trainer.finish(lambda: save_artifact(untaught(model), tokenizer, job.artifact, kind="reward-model", **statistics))
     return Result(
-        steps=steps, metrics=metrics, tables=[slices(held_out), reliability_table(held_out)], notes=[*data.notes, told, str(precision)]
+        steps=steps,
+        metrics=metrics,
+        tables=[slices(held_out), reliability_table(held_out)],
+        notes=[*data.notes, told, str(precision), *trainer.notes()],
     )
 
 
@@ -98,7 +102,8 @@ def shape_of(pairs: Sequence[Pair], config: Reward, hardware: Hardware) -> Shape
     return Shape(max(1, round(config.epochs * len(pairs) / config.batch_pairs)), config.batch_pairs, micro, own // micro)
 
 
-def trainer_of(model: Any, pairs: Sequence[Pair], job: Job, config: Reward, precision: Precision, stop: Any) -> PairTraining:
+def trainer_of(model: Any, data: Held, job: Job, config: Reward, precision: Precision, stop: Any) -> PairTraining:
+    pairs = data.training
     shape = shape_of(pairs, config, job.hardware)
     return PairTraining(
         model,
@@ -108,6 +113,9 @@ def trainer_of(model: Any, pairs: Sequence[Pair], job: Job, config: Reward, prec
         job=job,
         settings=config.optimizer,
         stop=stop,
+        score=Score(
+            "held_out_loss", lambda: calibration_metrics(judged(data.held_out, score_pairs(model, data.held_out)))["held_out_loss"]
+        ),
         centre=config.centre,
         smoothing=config.label_smoothing,
         margin=config.margin,

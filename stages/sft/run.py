@@ -13,6 +13,7 @@ from data.formats import Chat
 from stages.contract import Hardware, Job, Result
 from stages.core.artifacts import save_artifact
 from stages.core.causal import CausalTraining, describe, teach, total_nats, untaught
+from stages.core.checkpoints import Score
 from stages.core.extension import existing, tokenizer_of
 from stages.core.interrupt import interruptible
 from stages.core.models import choose_precision, context_of
@@ -68,11 +69,12 @@ def run(job: Job, config: SFT, hardware: Hardware) -> Result:
             job=job,
             settings=config.optimizer,
             stop=stop,
+            score=Score("validation_loss", lambda: measured(model, held_out, [], context, shape.micro_batch)["validation_loss"]),
         )
-        steps = train(trainer)
+        steps = train(trainer, tokenizer)
         metrics = measured(model, held_out, documents_of(control), context, shape.micro_batch)
         trainer.finish(lambda: save_artifact(untaught(model), tokenizer, job.artifact, kind="causal-lm"))
-    return Result(steps=steps, metrics=metrics, notes=notes)
+    return Result(steps=steps, metrics={**metrics, **trainer.trouble.metrics()}, notes=[*notes, *trainer.notes()])
 
 
 def held_out_documents(tokenizer: Any, chats: list[Chat], config: SFT, context: int) -> list[Document]:

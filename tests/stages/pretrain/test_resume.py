@@ -63,16 +63,16 @@ class Killed(BaseException):
 @pytest.fixture
 def attempt(monkeypatch, run_stage):
     """Runs a job; `end(step)` is called after each optimizer step, before anything is saved. A Killed it raises ends the attempt."""
-    from stages.core import training
+    from stages.core.boundary import Boundary
 
-    before = training._Boundary.on_step_end
+    before = Boundary.on_step_end
 
     def run(job, end=lambda step: None):
         def on_step_end(self, args, state, control, **kwargs):
             end(state.global_step)
             before(self, args, state, control, **kwargs)
 
-        monkeypatch.setattr(training._Boundary, "on_step_end", on_step_end)
+        monkeypatch.setattr(Boundary, "on_step_end", on_step_end)
         try:
             return run_stage(job)
         except Killed:
