@@ -14,6 +14,7 @@ from data.formats import Prompt
 from stages.contract import Artifact, Hardware, Job, Result, Table
 from stages.core import checkpoints
 from stages.core.answers import Answers
+from stages.core.checkpoints import Saver
 from stages.core.config import Sampling
 from stages.core.generation import Engine, Transformers
 from stages.core.interrupt import Interrupted, interruptible
@@ -124,8 +125,8 @@ def read_prompts(job: Job, config: Sample, tokenizer: Any, room: int) -> tuple[l
 
 def reap(job: Job, config: Sample, sampler: Sampler, prompts: Sequence[tuple[int, Prompt, list[int]]], stop: Any) -> Harvest:
     """All prompts, part by part, from the newest checkpoint on. Raises Interrupted after a checkpoint where `stop()` asks for it."""
-    folder, record = job.folder / "checkpoints", Metrics(job.folder)
-    harvest = resumed(folder)
+    saver, record = Saver(job.folder / "checkpoints", job.checkpoints), Metrics(job.folder)
+    harvest = resumed(saver.folder)
     record.rewind(harvest.prompts)
     part = max(1, ANSWERS_AT_ONCE // config.samples)
     every = job.checkpoints.every_steps or max(1, len(prompts) // 5)
@@ -136,11 +137,13 @@ def reap(job: Job, config: Sample, sampler: Sampler, prompts: Sequence[tuple[int
             harvest.add(prompt, answers, config)
         record.log(harvest.prompts, len(prompts), reward=float(np.mean(harvest.rewards)), kept=len(harvest.rows))
         asked = stop()
-        if asked or harvest.prompts - sealed >= every:
-            checkpoints.save(folder, harvest.prompts, harvest.save, job.checkpoints.keep_last)
+        if asked or saver.is_due() or harvest.prompts - sealed >= every:
+            saver.save(harvest.prompts, harvest.save)
             sealed = harvest.prompts
         if asked and harvest.prompts < len(prompts):
+            saver.finish()
             raise Interrupted(f"stopped after {harvest.prompts:,} of {len(prompts):,} prompts; the same command goes on")
+    saver.finish()
     return harvest
 
 
