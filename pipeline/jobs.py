@@ -127,6 +127,7 @@ def surroundings(hardware: Hardware, argv: list[str]) -> dict[str, Any]:
         "machine": platform.machine(),
         "cores": cores(),
         "hardware": hardware.model_dump(mode="json"),
+        "gpus": _gpus() if hardware.gpus else [],
         "versions": _versions(),
         "commit": _commit(),
     }
@@ -152,6 +153,17 @@ def _commit() -> str | None:
         return commit + ("+" if _git(home, "status", "--porcelain", "--untracked-files=no") else "")
     except (OSError, subprocess.SubprocessError):
         return None
+
+
+def _gpus() -> list[dict[str, Any]]:
+    """Name and power limit of each GPU that a stage sees; nothing where NVIDIA's tool cannot be asked."""
+    try:
+        asked = ["nvidia-smi", "--query-gpu=name,power.limit", "--format=csv,noheader,nounits"]
+        done = subprocess.run(asked, capture_output=True, text=True, timeout=10, check=True)
+        rows = [line.rsplit(",", 1) for line in done.stdout.strip().splitlines()]
+        return [{"name": name.strip(), "watts": float(watts)} for name, watts in rows]
+    except (OSError, ValueError, subprocess.SubprocessError):
+        return []
 
 
 def _git(home: Path, *arguments: str) -> str:

@@ -16,6 +16,7 @@ from data.config import Spec
 from pipeline import overrides
 from pipeline.complaints import complaints, shown
 from pipeline.errors import Problem, RecipeError, suggestion
+from pipeline.publishing import PUBLISHABLE, Publishing
 from pipeline.reading import Document, dotted, read_recipe
 from pipeline.references import Reference, reference_problems, references
 from stages.contract import Checkpoints, Divergence, Hardware, Tracker
@@ -42,6 +43,8 @@ class Head(Spec):
     """Trackers that show the numbers while the run works, beside its own files: `tensorboard`, `wandb`, `trackio`, `mlflow`. Changing it reruns nothing."""
     divergence: Divergence = Divergence()
     """What follows a loss or gradient that is not finite; changing it reruns nothing."""
+    publish: Publishing | None = None
+    """Where the models go on the Hugging Face Hub once the whole run is done; nowhere if left out. Changing it reruns nothing."""
     stages: dict[str, dict[str, Any]] = Field(min_length=1)
     """Stages by name, in order."""
 
@@ -56,6 +59,7 @@ class Recipe:
     checkpoints: Checkpoints
     track: tuple[Tracker, ...]
     divergence: Divergence
+    publish: Publishing | None
     stages: dict[str, StageConfig]
     references: dict[str, list[Reference]]
     """By stage: what it takes, by dotted field path."""
@@ -86,7 +90,7 @@ def load(file: Path, given: Sequence[str] = (), *, root: Path | None = None) -> 
     head = _head(document, problems)
     models = _models(document, problems)
     stages = _stages(models, document, problems)
-    problems += reference_problems(models, document)
+    problems += reference_problems(models, document) + _published(head, models, document)
     if problems or head is None:
         raise RecipeError(sorted(dict.fromkeys(problems), key=_by_line))
     return Recipe(
@@ -96,6 +100,7 @@ def load(file: Path, given: Sequence[str] = (), *, root: Path | None = None) -> 
         checkpoints=head.checkpoints,
         track=head.track,
         divergence=head.divergence,
+        publish=head.publish,
         stages=stages,
         references={name: list(references(config)) for name, config in stages.items()},
         file=file,
@@ -146,6 +151,21 @@ def _stages(models: dict[str, type[StageConfig] | None], document: Document, pro
             except ValidationError as error:
                 problems += complaints(error, model, document, path)
     return stages
+
+
+def _published(head: Head | None, models: dict[str, type[StageConfig] | None], document: Document) -> list[Problem]:
+    """Stages to publish that are none, or make what no model repository holds."""
+    found = []
+    for number, name in enumerate(head.publish.stages if head and head.publish else ()):
+        path = ("publish", "stages", number)
+        model = models.get(name)
+        if name not in models:
+            message = f"no stage '{name}' (stages: {', '.join(models)}){suggestion(name, models)}"
+            found.append(Problem(document.place(path), dotted(path), message))
+        elif model is not None and model.makes not in PUBLISHABLE:
+            message = f"'{name}' makes a {model.makes}; only {', '.join(PUBLISHABLE)} can be published"
+            found.append(Problem(document.place(path), dotted(path), message))
+    return found
 
 
 def _by_line(problem: Problem) -> tuple[str, int]:

@@ -4,6 +4,7 @@ import argparse
 import json
 import os
 import shlex
+import sys
 from collections.abc import Sequence
 
 from pipeline.checks import check_all
@@ -12,10 +13,12 @@ from pipeline.identity import identities
 from pipeline.launch import WORKER, cuda_devices
 from pipeline.lock import held
 from pipeline.plan import Plan, Selection, make_plan
+from pipeline.publishing import Publishing
 from pipeline.recipe import Recipe
 from pipeline.show import plan_json, plan_text, summary
+from pipeline.store import Run
 from pipeline.target import open_target
-from stages.contract import DONE
+from stages.contract import DONE, FAILED
 
 
 def run_recipe(options: argparse.Namespace, arguments: Sequence[str], worker: Sequence[str] | None = None) -> int:
@@ -44,7 +47,24 @@ def run_recipe(options: argparse.Namespace, arguments: Sequence[str], worker: Se
             execution = Execution(plan, selection, known, lock, view(), stop, again, worker or WORKER, options.grace)
             code = execution.execute()
     _end(make_plan(recipe, run, Selection(), known), options.recipe, code, as_json=options.json)
+    if code == DONE and recipe.publish is not None:
+        if selection == Selection(redo=selection.redo):
+            return _publish(recipe.publish, run, options.recipe)
+        print(f"not published, since only a part of the run was asked for; to publish: pipeline publish {options.recipe}", file=sys.stderr)
     return code
+
+
+def _publish(how: Publishing, run: Run, recipe: str) -> int:
+    """What the recipe says of publishing, carried out. A failure leaves the run done."""
+    from pipeline.publish import PublishError, publish, secret_values
+
+    try:
+        for one in publish(run.path, how, secrets=secret_values(os.environ), say=lambda line: print(line, file=sys.stderr)):
+            print(f"{one.stage} is published: {one.url}", file=sys.stderr)
+    except PublishError as error:
+        print(f"{error}\nthe run is done and stays; to publish it: pipeline publish {recipe}", file=sys.stderr)
+        return FAILED
+    return DONE
 
 
 def _enough_devices(recipe: Recipe) -> None:

@@ -1,13 +1,15 @@
 """The model card of a stage, written from its manifest. Text of users and models goes in escaped or fenced only; `markdown.py` says how."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from pipeline.publish import facts, snippets
 from pipeline.publish.finished import Finished, evaluations
-from pipeline.publish.markdown import fenced, number, plain, table
+from pipeline.publish.markdown import Markup, fenced, link, number, plain, table
+from pipeline.publish.places import Place
+from pipeline.publishing import MAIN
 from stages.contract import Table
 
 WHAT = {
@@ -31,20 +33,22 @@ SHOWN_ROWS = 40
 """Rows of an evaluation's table in the card."""
 
 
-def write_card(stage: Finished, repository: str, links: Mapping[str, str], *, licence: str | None, revision: str | None = None) -> str:
-    """README.md of a repository; the same text for the same run. `links` has the repositories of ancestors by fingerprint."""
+def write_card(
+    stage: Finished, place: Place, links: Mapping[str, Place], *, licence: str | None, base: Place | None = None, notes: Sequence[str] = ()
+) -> str:
+    """README.md of a place; the same text for the same run. `links` has the places of ancestors by fingerprint, `base` is that of adapters."""
     from jinja2 import Environment, StrictUndefined
 
     template = Path(__file__).with_name("card.md.jinja").read_text(encoding="utf-8")
-    places = facts.places_of(stage)
+    repository, places = place.repository, facts.places_of(stage)
     # Nothing here is HTML: what is put in was escaped for Markdown, which autoescape would do twice and wrongly.
     environment = Environment(undefined=StrictUndefined, keep_trailing_newline=True, trim_blocks=True, lstrip_blocks=True)  # noqa: S701
     recipe = facts.recipe_of(stage)
     return environment.from_string(template).render(
-        head=metadata(stage, repository, links, licence=licence),
-        title=plain(repository.split("/")[-1]),
+        head=metadata(stage, place, links, licence=licence),
+        title=plain(_name(place)),
         what=_what(stage),
-        snippet=fenced(snippets.loading(stage, repository, revision), "python"),
+        snippet=fenced(snippets.loading(stage, place, base), "python"),
         about=_about(stage),
         lineage=_lineage(stage, links),
         data=_data(stage),
@@ -57,12 +61,18 @@ def write_card(stage: Finished, repository: str, links: Mapping[str, str], *, li
         training=_training(stage),
         settings=fenced(json.dumps(facts.without_places(stage.settings, places), indent=2, ensure_ascii=False), "json"),
         recipe=fenced(facts.without_places(recipe, places), "yaml") if recipe else "",
-        licence=_licence(licence),
+        licence=_licence(licence, notes),
         citation=fenced(_citation(stage, repository), "bibtex"),
     )
 
 
-def metadata(stage: Finished, repository: str, links: Mapping[str, str], *, licence: str | None) -> str:
+def _name(place: Place) -> str:
+    """What the model of a place is called: the repository, and the stage where they share it."""
+    name = place.repository.split("/")[-1]
+    return f"{name}-{place.folder}" if place.folder else name
+
+
+def metadata(stage: Finished, place: Place, links: Mapping[str, Place], *, licence: str | None) -> str:
     """The YAML head, through the client's own classes."""
     from huggingface_hub import EvalResult, ModelCardData
 
@@ -84,21 +94,21 @@ def metadata(stage: Finished, repository: str, links: Mapping[str, str], *, lice
         license_name=None if licence else "not-stated",
         library_name="transformers",
         pipeline_tag=task,
-        base_model=_bases(stage, links) or None,
+        base_model=[base for base in _bases(stage, links) if base != place.repository] or None,
         datasets=_datasets(stage) or None,
         tags=["alignment-pipeline", stage.kind or stage.artifact.kind],
-        model_name=repository.split("/")[-1] if results else None,
+        model_name=_name(place) if results else None,
         eval_results=results or None,
     )
     return str(data.to_yaml())
 
 
-def _bases(stage: Finished, links: Mapping[str, str]) -> list[str]:
+def _bases(stage: Finished, links: Mapping[str, Place]) -> list[str]:
     """Repositories of the models that this one continues; a tokenizer, a reward model or a data set is no base."""
     found = []
     for origin in stage.origins:
         if origin.field == "model" and (link := links.get(origin.fingerprint)):
-            found.append(link)
+            found.append(link.repository)
         elif origin.field == "model" and origin.reference.startswith(facts.HUB):
             found.append(origin.reference.removeprefix(facts.HUB).partition("@")[0])
     return found
@@ -142,15 +152,23 @@ def _facts(rows: list[list[object]]) -> str:
     return "\n".join(f"- {name}: {number(value)}" for name, value in rows)
 
 
-def _lineage(stage: Finished, links: Mapping[str, str]) -> str:
+def _lineage(stage: Finished, links: Mapping[str, Place]) -> str:
     rows: list[list[object]] = [
-        [one.name, one.kind or one.artifact.kind, one.fingerprint, one.digest, links.get(one.fingerprint)] for one in stage.ancestors()
+        [one.name, one.kind or one.artifact.kind, one.fingerprint, one.digest, _link(links.get(one.fingerprint))]
+        for one in stage.ancestors()
     ]
     for origin in stage.origins:
         if stage.made_from(origin) is None:
             name = origin.reference if origin.reference.startswith(facts.HUB) else Path(origin.reference).name
             rows.insert(0, [name, "outside the run", origin.fingerprint or None, origin.digest, None])
     return table(["stage", "kind", "fingerprint", "digest", "repository"], rows) if rows else ""
+
+
+def _link(place: Place | None) -> Markup | None:
+    if place is None:
+        return None
+    inside = f"/tree/{place.revision}{f'/{place.folder}' if place.folder else ''}" if place.folder or place.revision != MAIN else ""
+    return link(str(place), f"{place.repository}{inside}")
 
 
 def _data(stage: Finished) -> str:
@@ -186,7 +204,7 @@ def _made(stage: Finished) -> str:
     rows: list[list[object]] = [
         ["steps", stage.manifest.get("steps")],
         ["hours", None if took is None else round(took / 3600, 4)],
-        ["energy", "not measured"],
+        ["energy", facts.energy(stage)],
         ["finished", stage.manifest.get("finished")],
         ["asked of the hardware", _listed(hardware) or None],
         ["platform", noted.get("platform")],
@@ -207,10 +225,14 @@ def _listed(values: Any) -> str:
     )
 
 
-def _licence(licence: str | None) -> str:
+def _licence(licence: str | None, notes: Sequence[str]) -> str:
+    told = "".join(f"\n\nIt was {plain(note)}." for note in notes)
     if licence is None:
-        return "No licence was stated: ask the owner before you use, change or pass on this model. The licences of its data and of the models it comes from hold as well."
-    return f"{plain(licence)}. The licences of the data and of the models that it comes from hold as well."
+        return (
+            "No licence was stated: ask the owner before you use, change or pass on this model. The licences of its data and of the models it comes from hold as well."
+            + told
+        )
+    return f"{plain(licence)}. The licences of the data and of the models that it comes from hold as well.{told}"
 
 
 def _citation(stage: Finished, repository: str) -> str:

@@ -1,10 +1,16 @@
 """`pipeline publish`: the command line of publishing."""
 
+import argparse
 import json
 import sys
-from typing import Any
+from pathlib import Path
+from typing import Any, get_args
+
+from pydantic import ValidationError
 
 from pipeline.arguments import Parser
+from pipeline.errors import RecipeError
+from pipeline.publishing import Layout, Publishing
 
 DONE = 0
 SUMMARY = "Publish models of a run to the Hugging Face Hub: private unless you say otherwise, from checked files, with a card each."
@@ -18,15 +24,10 @@ def main(arguments: list[str]) -> int:
     from pipeline.publish import publish, secret_values
     from pipeline.target import run_folder
 
+    run = run_folder(options.run, options.runs)
     found = publish(
-        run_folder(options.run, options.runs),
-        options.stages,
-        owner=options.owner,
-        private=not options.public,
-        licence=options.license,
-        revision=options.revision,
-        tag=options.tag,
-        collection=options.collection,
+        run,
+        asked(run, options),
         dry_run=options.dry_run,
         secrets=secret_values(os.environ),
         say=lambda line: print(line, file=sys.stderr),
@@ -36,18 +37,52 @@ def main(arguments: list[str]) -> int:
 
 
 def _parser() -> Parser:
-    parser = Parser("publish", SUMMARY + " The token is the one of `hf auth login`, or HF_TOKEN. Publishing again sends only what changed.")
+    about = (
+        " The token is the one of `hf auth login`, or HF_TOKEN. Publishing again sends only what changed. What is not said here is as the "
+        "recipe's `publish:` says."
+    )
+    parser = Parser("publish", SUMMARY + about)
     parser.add_argument("run", metavar="RUN", help="a run's folder, or its recipe")
     parser.add_argument("stages", metavar="STAGE", nargs="*", help="stages to publish (default: every model, reward model and tokenizer)")
     parser.add_argument("--runs", metavar="DIR", default="runs", help="folder of all runs (default: runs)")
     parser.add_argument("--owner", metavar="NAME", help="account or organisation (default: whose token it is)")
-    parser.add_argument("--public", action="store_true", help="anybody may see it; needs --license")
+    parser.add_argument("--name", metavar="NAME", help="what repositories are called (default: the run's name)")
+    parser.add_argument("--layout", choices=get_args(Layout), help="one repository a stage, or one with a branch or a folder for each")
+    parser.add_argument("--public", dest="private", action="store_false", default=None, help="anybody may see it; needs --license")
     parser.add_argument("--license", metavar="ID", help="licence as the Hub names it, such as apache-2.0")
-    parser.add_argument("--revision", metavar="BRANCH", default="main", help="branch to publish on (default: main)")
+    parser.add_argument(
+        "--acknowledge", metavar="MODEL", action="append", help="a model from outside whose licence you read and that allows this"
+    )
+    parser.add_argument("--revision", metavar="BRANCH", help="branch to publish on (default: main)")
     parser.add_argument("--tag", metavar="NAME", help="name this state; a tag never moves")
-    parser.add_argument("--collection", action="store_true", help="gather them in a collection named like the run")
+    parser.add_argument("--pull-request", action="store_true", default=None, help="propose the change instead of making it")
+    parser.add_argument("--collection", action="store_true", default=None, help="gather the repositories in a collection")
     parser.add_argument("--dry-run", action="store_true", help="show repositories, files and cards; touch no network")
     return parser.json()
+
+
+def asked(run: Path, options: argparse.Namespace) -> Publishing:
+    """What the recipe says, and the command line over it. Raises RecipeError if they do not go together."""
+    given = {name: getattr(options, name) for name in Publishing.model_fields}
+    typed = {name: tuple(value) if isinstance(value, list) else value for name, value in given.items() if value not in (None, [])}
+    try:
+        return Publishing.model_validate({**(kept(run) or {}), **typed})
+    except ValidationError as error:
+        raise RecipeError("; ".join(str(one["msg"]).removeprefix("Value error, ") for one in error.errors())) from error
+
+
+def kept(run: Path) -> dict[str, Any] | None:
+    """The `publish:` of the recipe that a run was last started with. The rest of the recipe may ask for what is no longer there."""
+    from pipeline import overrides
+    from pipeline.reading import read_recipe
+    from pipeline.store import read_json
+
+    if not (run / "recipe.yaml").is_file():
+        return None
+    _, document = read_recipe(run / "recipe.yaml", str(run / "recipe.yaml"))
+    overrides.apply(document, (read_json(run / "overrides.json") or {}).get("overrides", ()))
+    found = document.value.get("publish") if isinstance(document.value, dict) else None
+    return dict(found) if isinstance(found, dict) else None
 
 
 def as_json(one: Any) -> dict[str, Any]:
@@ -63,7 +98,9 @@ def as_text(one: Any) -> str:
         known = len(one.files) - len(set(one.sent) & set(one.files))
         lines = [f"{one.url}  {visibility}  {one.commit[:10]}  {len(one.sent)} files sent, {known} were there"]
         return "\n".join([*lines, *(f"  {note}" for note in one.notes)])
-    lines = [f"{one.repository}  {visibility}  {one.revision}{f'  tag {one.tag}' if one.tag else ''}  nothing is sent (--dry-run)"]
+    where = f"{one.repository}{f'/{one.folder}' if one.folder else ''}"
+    lines = [f"{where}  {visibility}  {one.revision}{f'  tag {one.tag}' if one.tag else ''}  nothing is sent (--dry-run)"]
     lines += [f"  {size:>14,}  {name}" for name, size in one.files.items()]
     lines += [f"  {'left out':>14}  {name}" for name in one.left_out]
+    lines += [f"  {note}" for note in one.notes]
     return "\n".join([*lines, "", *(f"  | {line}" for line in one.card.splitlines())])

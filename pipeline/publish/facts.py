@@ -13,6 +13,8 @@ HUB = "hub:"
 HELD_OUT = re.compile(r"held_out_|validation_|accuracy(_|$)|(perplexity|bits_per_byte|bytes_per_token)$")
 """Names of metrics that stages measure on held-out data; all others tell of the training."""
 SAMPLES = "samples.md"
+WATTS_A_CORE = 10
+"""Of a busy server core, its share of cache, memory and power supply included: 280 to 400 W for 32 to 64 cores by the makers' data sheets."""
 LONGEST_SAMPLES = 6000
 """Characters."""
 
@@ -105,6 +107,26 @@ def seconds(stage: Finished) -> float | None:
     """Time in all attempts, where it was noted."""
     noted = stage.manifest.get("seconds")
     return float(noted) if isinstance(noted, int | float) else None
+
+
+def energy(stage: Finished) -> str | None:
+    """What the training took at most, from hours and the power of what it ran on; None where hours were not noted."""
+    took, noted = seconds(stage), surroundings(stage)
+    hardware = noted.get("hardware") or {}
+    if took is None:
+        return None
+    devices = noted.get("gpus") or []
+    if devices:
+        watts, what = sum(float(one["watts"]) for one in devices), f"the power limits of {len(devices)} × {devices[0]['name']}"
+    elif hardware.get("gpus"):
+        return "not estimated: the power of the GPUs was not noted"
+    else:
+        used = (hardware.get("threads") or 0) * (hardware.get("processes") or 1) or noted.get("cores")
+        if not used:
+            return "not estimated: the cores were not noted"
+        watts, what = used * WATTS_A_CORE, f"{WATTS_A_CORE} W for each of {used} CPU cores"
+    hours = took / 3600
+    return f"at most about {hours * watts:,.3g} Wh: {hours:.3g} h at {what}; an estimate, not a measurement"
 
 
 def recipe_of(stage: Finished) -> str | None:

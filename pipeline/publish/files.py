@@ -18,7 +18,9 @@ from typing import Any
 from pipeline.publish.errors import PublishError
 from pipeline.publish.finished import Finished
 from pipeline.publish.markdown import unescaped
+from pipeline.publish.places import Place
 from pipeline.publish.secrets import findings
+from pipeline.publishing import MAIN
 
 ALLOWED = (
     "config.json",
@@ -28,6 +30,10 @@ ALLOWED = (
     "model.safetensors.index.json",
     "adapter_config.json",
     "adapter_model.safetensors",
+    "prompt_encoder.safetensors",
+    "*/adapter_config.json",
+    "*/adapter_model.safetensors",
+    "*/prompt_encoder.safetensors",
     "tokenizer.json",
     "tokenizer_config.json",
     "tokenizer.model",
@@ -59,7 +65,7 @@ class Staged:
     left_out: tuple[str, ...]
 
 
-def stage_files(stage: Finished, folder: Path, bases: Mapping[str, str]) -> Staged:
+def stage_files(stage: Finished, folder: Path, bases: Mapping[str, Place]) -> Staged:
     """Put the allowed files of a stage into an empty folder, each checked against the manifest.
 
     `bases` says under which repository a local base of an adapter is published.
@@ -69,8 +75,8 @@ def stage_files(stage: Finished, folder: Path, bases: Mapping[str, str]) -> Stag
     for name in allowed:
         _take(stage, name, folder / name)
     _check_weights(stage, folder, allowed)
-    for name in ("config.json", "tokenizer_config.json", "adapter_config.json"):
-        if name in allowed:
+    for name in allowed:
+        if Path(name).name in ("config.json", "tokenizer_config.json", "adapter_config.json"):
             _clean(folder / name, stage, bases)
     return Staged(folder, sizes(folder), tuple(name for name in names if name not in allowed))
 
@@ -159,7 +165,7 @@ def _check_safetensors(file: Path) -> None:
         raise PublishError(f"{file.name} is cut short: its header asks for {8 + len(header) + end:,} bytes, it has {file.stat().st_size:,}")
 
 
-def _clean(file: Path, stage: Finished, bases: Mapping[str, str]) -> None:
+def _clean(file: Path, stage: Finished, bases: Mapping[str, Place]) -> None:
     """Take this machine's paths out of a configuration, and refuse one that asks for code to be run."""
     value = _json(file)
     if "auto_map" in value:
@@ -167,16 +173,34 @@ def _clean(file: Path, stage: Finished, bases: Mapping[str, str]) -> None:
     cleaned = {key: one for key, one in value.items() if not (key in ("_name_or_path", "name_or_path") and _is_local(one))}
     base = value.get("base_model_name_or_path")
     if file.name == "adapter_config.json" and _is_local(base):
-        cleaned["base_model_name_or_path"] = _published_base(stage, str(base), bases)
+        place = _published_base(stage, str(base), bases)
+        cleaned["base_model_name_or_path"] = place.repository
+        if place.revision != MAIN or "revision" in cleaned:
+            cleaned["revision"] = place.revision if place.revision != MAIN else None
     if cleaned != value:
         file.write_text(json.dumps(cleaned, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def _published_base(stage: Finished, base: str, bases: Mapping[str, str]) -> str:
-    for origin in stage.origins:
-        parent = stage.made_from(origin)
-        if parent and parent.folder.artifact.resolve() == Path(base).resolve() and parent.fingerprint in bases:
-            return bases[parent.fingerprint]
+def base_of(stage: Finished, bases: Mapping[str, Place]) -> Place | None:
+    """Where the base of a stage's adapters is published; None for a whole model, or where the base came from the Hub."""
+    for file in sorted([stage.folder.artifact / "adapter_config.json", *stage.folder.artifact.glob("*/adapter_config.json")]):
+        if file.is_file() and _is_local(base := _json(file).get("base_model_name_or_path")):
+            return _published_base(stage, str(base), bases)
+    return None
+
+
+def _published_base(stage: Finished, base: str, bases: Mapping[str, Place]) -> Place:
+    """An adapter names its base by a path relative to its artifact, which means nothing elsewhere."""
+    folder = (stage.folder.artifact / base).resolve()
+    for parent in stage.ancestors():
+        if parent.folder.artifact.resolve() == folder and parent.fingerprint in bases:
+            place = bases[parent.fingerprint]
+            if place.folder:
+                raise PublishError(
+                    f"stage '{stage.name}' is an adapter on '{parent.name}', and no adapter can name a base in a folder of a repository; "
+                    "choose layout repositories or branches, or export the merged model"
+                )
+            return place
     raise PublishError(
         f"stage '{stage.name}' is an adapter on the local folder {base}; publish the stage that made it first, or together with it"
     )

@@ -9,11 +9,9 @@ from typing import Any
 from pipeline.artifacts import inspect
 from pipeline.errors import suggestion
 from pipeline.publish.errors import PublishError
+from pipeline.publishing import PUBLISHABLE
 from pipeline.store import Run, StageFolder, read_json
 from stages.contract import Artifact, Table
-
-PUBLISHABLE = ("causal-lm", "reward-model", "tokenizer")
-"""Kinds of artifact that others load from a model repository."""
 
 
 @dataclass(frozen=True)

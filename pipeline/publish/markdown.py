@@ -2,6 +2,7 @@
 
 import html
 import re
+from urllib.parse import quote
 
 CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff]")
 """Control characters, and marks that turn the direction of text or its lines."""
@@ -43,8 +44,19 @@ def fenced(text: str, language: str = "") -> str:
     return f"{fence}{language}\n{body}\n{fence}"
 
 
+class Markup(str):
+    """Markdown of our own making, which is not escaped again."""
+
+
+def link(text: str, target: str) -> Markup:
+    """A link to a place of the same Hub; `target` is its path there."""
+    return Markup(f"[{plain(text)}](/{quote(target)})")
+
+
 def number(value: object) -> str:
     """A number as a table shows it; text stays text, nothing is a dash."""
+    if isinstance(value, Markup):
+        return value
     if value is None:
         return "–"
     if isinstance(value, bool) or not isinstance(value, int | float):

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from pipeline.publish.errors import PublishError
 from pipeline.publish.files import WEIGHTS
 from pipeline.publish.secrets import redact
+from pipeline.publishing import MAIN
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
@@ -26,7 +27,6 @@ ATTEMPTS = 4
 LONGEST_WAIT = 300.0
 """Seconds; a server that asks for more is not waited for."""
 TRANSIENT = (408, 429, 500, 502, 503, 504)
-MAIN = "main"
 
 
 @dataclass(frozen=True)
@@ -40,12 +40,11 @@ class Account:
 
 @dataclass(frozen=True)
 class Sent:
-    """What one upload changed."""
+    """What one upload left."""
 
     commit: str
-    changed: tuple[str, ...]
-    """Files that were not there, or not with this content."""
-    notes: tuple[str, ...] = ()
+    proposal: str | None = None
+    """Address of the pull request, where the change was only proposed."""
 
 
 class Remote:
@@ -91,10 +90,28 @@ class Remote:
             [f"{repository} stays private; make it public in its settings when you have looked at it"] if is_private and not private else []
         )
 
-    def changed(self, repository: str, folder: Path, revision: str) -> tuple[str, ...]:
-        """Files of the folder that the repository does not hold with this content, and weights of its own that the folder does not have."""
+    def licence(self, repository: str, revision: str | None) -> str | None:
+        """What the card of a model says of its licence."""
+        data = self._step("reading", repository, lambda: self.api.model_info(repository, revision=revision)).card_data
+        return str(data.get("license") or "") or None if data else None
+
+    def proposed(self, repository: str, title: str) -> str | None:
+        """The branch of an open pull request of that title."""
+
+        def look() -> str | None:
+            found = self.api.get_repo_discussions(repository, discussion_type="pull_request", discussion_status="open")
+            return next((str(one.git_reference) for one in found if one.title == title), None)
+
+        return self._step("listing pull requests of", repository, look)
+
+    def changed(self, repository: str, folder: Path, revision: str, inside: str = "") -> tuple[str, ...]:
+        """Files of the folder that the repository does not hold with this content, and weights of its own that the folder does not have.
+
+        `inside` is the only part of the repository that the folder's files stand for.
+        """
         check = self._step("comparing", repository, lambda: self.api.verify_repo_checksums(repository, revision=revision, local_dir=folder))
-        stale = [name for name in check.missing_paths if any(Path(name).match(pattern) for pattern in WEIGHTS)]
+        ours = [name for name in check.missing_paths if name.startswith(f"{inside}/" if inside else "")]
+        stale = [name for name in ours if any(Path(name).match(pattern) for pattern in WEIGHTS)]
         return tuple(sorted([*(one["path"] for one in check.mismatches), *check.extra_paths, *stale]))
 
     def tagged(self, repository: str, tag: str) -> str | None:
@@ -107,10 +124,12 @@ class Remote:
     def head(self, repository: str, revision: str) -> str:
         return str(self._step("reading", repository, lambda: self.api.model_info(repository, revision=revision)).sha)
 
-    def upload(self, repository: str, folder: Path, *, revision: str, message: str) -> str:
-        """Send the folder as one state of the branch; returns the commit. Fails if somebody else writes at the same time."""
+    def upload(self, repository: str, folder: Path, *, revision: str, message: str, inside: str = "", propose: bool = False) -> Sent:
+        """Send the folder as one state of the branch, or as a new pull request. Fails if somebody else writes at the same time."""
 
-        def attempt() -> str:
+        def attempt() -> Sent:
+            if propose and (proposal := self._proposal(repository, message)):  # an answer that was lost on its way
+                return proposal
             parent = str(self.api.model_info(repository, revision=revision).sha)
             commit = self.api.upload_folder(
                 repo_id=repository,
@@ -118,11 +137,19 @@ class Remote:
                 revision=revision,
                 commit_message=message,
                 parent_commit=parent,
-                delete_patterns=list(WEIGHTS),
+                delete_patterns=[f"{inside}/{pattern}" if inside else pattern for pattern in WEIGHTS],
+                create_pr=propose,
             )
-            return str(commit.oid)
+            return Sent(str(commit.oid), str(commit.pr_url) if commit.pr_url else None)
 
         return self._step("sending files to", repository, attempt)
+
+    def _proposal(self, repository: str, title: str) -> Sent | None:
+        reference = self.proposed(repository, title)
+        if reference is None:
+            return None
+        number = reference.rpartition("/")[2]
+        return Sent(self.head(repository, reference), f"{self.endpoint}/{repository}/discussions/{number}")
 
     def verify(self, repository: str, folder: Path, commit: str) -> None:
         """Raises PublishError unless the commit holds every file of the folder, bit for bit."""

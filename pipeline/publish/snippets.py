@@ -1,13 +1,16 @@
 """How to load what was published: the few lines of plain transformers that stand in the card. A test runs them."""
 
+import json
+
 from pipeline.publish.finished import Finished
+from pipeline.publish.places import Place
 
 CHAT = """\
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 name = {name}
-tokenizer = AutoTokenizer.from_pretrained(name{revision})
-model = AutoModelForCausalLM.from_pretrained(name{revision})
+tokenizer = AutoTokenizer.from_pretrained(name{more})
+model = AutoModelForCausalLM.from_pretrained(name{more})
 
 messages = [{{"role": "user", "content": "Hello!"}}]
 inputs = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_tensors="pt", return_dict=True)
@@ -19,8 +22,8 @@ TEXT = """\
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 name = {name}
-tokenizer = AutoTokenizer.from_pretrained(name{revision})
-model = AutoModelForCausalLM.from_pretrained(name{revision})
+tokenizer = AutoTokenizer.from_pretrained(name{more})
+model = AutoModelForCausalLM.from_pretrained(name{more})
 
 inputs = tokenizer("Once upon a time", return_tensors="pt", add_special_tokens=False, return_token_type_ids=False)
 output = model.generate(**inputs, max_new_tokens=64)
@@ -31,8 +34,8 @@ REWARD = """\
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 name = {name}
-tokenizer = AutoTokenizer.from_pretrained(name{revision})
-model = AutoModelForSequenceClassification.from_pretrained(name{revision})
+tokenizer = AutoTokenizer.from_pretrained(name{more})
+model = AutoModelForSequenceClassification.from_pretrained(name{more})
 
 messages = [{{"role": "user", "content": "Hello!"}}, {{"role": "assistant", "content": "Hello. How can I help?"}}]
 inputs = tokenizer.apply_chat_template(messages, return_tensors="pt", return_dict=True)
@@ -45,7 +48,7 @@ STANDARDISED = "print((score - {mean!r}) / {std!r})  # standardised on held-out 
 TOKENIZER = """\
 from transformers import AutoTokenizer
 
-tokenizer = AutoTokenizer.from_pretrained({name}{revision})
+tokenizer = AutoTokenizer.from_pretrained({name}{more})
 print(tokenizer.tokenize("Hello, world!"))
 """
 
@@ -54,20 +57,32 @@ from peft import {auto}
 from transformers import AutoTokenizer
 
 name = {name}
-tokenizer = AutoTokenizer.from_pretrained(name{revision})
-model = {auto}.from_pretrained(name{revision})
+tokenizer = AutoTokenizer.from_pretrained(name{more})
+model = {auto}.from_pretrained(name{more}{labels})
+"""
+
+ADAPTERS = """\
+from peft import PeftModel
+from transformers import {auto}, AutoTokenizer
+
+name = {name}
+tokenizer = AutoTokenizer.from_pretrained(name{more})
+base = {auto}.from_pretrained({base}{labels})
+model = PeftModel.from_pretrained(base, name, adapter_name={first}, subfolder={first}{more})
+for adapter in {others}:
+    model.load_adapter(name, adapter, subfolder=adapter{more})
+model.base_model.set_adapter({all}, inference_mode=True)
 """
 
 
-def loading(stage: Finished, repository: str, revision: str | None) -> str:
-    """The lines for this stage's artifact."""
-    values = {"name": f'"{repository}"', "revision": f', revision="{revision}"' if revision else ""}
+def loading(stage: Finished, place: Place, base: Place | None = None) -> str:
+    """The lines for this stage's artifact. `base` is where the base of its adapters lies, where it holds several of them."""
+    values = {"name": f'"{place.repository}"', "more": place.arguments}
     kind, artifact = stage.artifact.kind, stage.artifact
     if kind == "tokenizer":
         return TOKENIZER.format(**values)
-    if "artifact/adapter_config.json" in stage.manifest["files"]:
-        auto = "AutoPeftModelForSequenceClassification" if kind == "reward-model" else "AutoPeftModelForCausalLM"
-        return ADAPTER.format(auto=auto, **values)
+    if names := adapters_of(stage):
+        return _adapters(kind, names, values, base)
     if kind == "reward-model":
         is_standardised = artifact.reward_mean is not None and artifact.reward_std
         return REWARD.format(**values) + (
@@ -75,3 +90,24 @@ def loading(stage: Finished, repository: str, revision: str | None) -> str:
         )
     # A pretrained model has the template, but has not learned to answer.
     return (CHAT if artifact.template_digest and stage.kind != "pretrain" else TEXT).format(**values)
+
+
+def adapters_of(stage: Finished) -> list[str]:
+    """Names of the adapters that an artifact holds in folders of their own, or `default` for a single one beside its files."""
+    folders = [name.split("/")[1:-1] for name in stage.manifest["files"] if name.endswith("/adapter_config.json")]
+    return [folder[0] if folder else "default" for folder in folders]
+
+
+def _adapters(kind: str, names: list[str], values: dict[str, str], base: Place | None) -> str:
+    is_judge = kind == "reward-model"
+    values = {**values, "labels": ", num_labels=1" if is_judge else ""}
+    if names == ["default"]:
+        return ADAPTER.format(auto="AutoPeftModelForSequenceClassification" if is_judge else "AutoPeftModelForCausalLM", **values)
+    return ADAPTERS.format(
+        auto="AutoModelForSequenceClassification" if is_judge else "AutoModelForCausalLM",
+        base=f'"{base.repository}"{base.arguments}' if base else '"the base named in adapter_config.json"',
+        first=json.dumps(names[0]),
+        others=json.dumps(names[1:]),
+        all=json.dumps(names),
+        **values,
+    )

@@ -16,9 +16,13 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.publish.card import write_card
 from pipeline.publish.errors import PublishError
-from pipeline.publish.files import Staged, refuse_secrets, sizes, stage_files
+from pipeline.publish.family import family_card
+from pipeline.publish.files import Staged, base_of, refuse_secrets, sizes, stage_files
 from pipeline.publish.finished import Finished, finished
-from pipeline.publish.remote import MAIN, Remote
+from pipeline.publish.licences import check_licences
+from pipeline.publish.places import Place, places
+from pipeline.publish.remote import Remote
+from pipeline.publishing import MAIN, Publishing
 from pipeline.store import Run, now, read_json, write_json
 
 if TYPE_CHECKING:
@@ -32,12 +36,14 @@ YOU = "your-account"
 
 @dataclass(frozen=True)
 class Publication:
-    """One stage as one repository."""
+    """One stage at its place."""
 
     stage: str
     repository: str
     private: bool
     revision: str
+    folder: str
+    """Inside the repository; empty for all of it."""
     tag: str | None
     files: dict[str, int]
     """Sizes by name, card included."""
@@ -50,74 +56,72 @@ class Publication:
     """None in a dry run."""
     sent: tuple[str, ...] = ()
     """Files that were not there yet; none where a rerun found everything."""
+    proposal: str | None = None
+    """Address of the pull request, where the change is only proposed."""
+
+
+@dataclass(frozen=True)
+class Parcel:
+    """A stage, ready to be sent."""
+
+    stage: Finished
+    place: Place
+    staged: Staged
+    publication: Publication
 
 
 def publish(
     run: Path,
-    stages: Sequence[str] = (),
+    how: Publishing | None = None,
     *,
-    owner: str | None = None,
-    private: bool = True,
-    licence: str | None = None,
-    revision: str = MAIN,
-    tag: str | None = None,
-    collection: bool = False,
     dry_run: bool = False,
     secrets: Sequence[str] = (),
     say: Callable[[str], None] = lambda _: None,
     api: "HfApi | None" = None,
 ) -> list[Publication]:
-    """Publish the current results of the named stages, or of all that can be, each as a model repository `owner/RUN-STAGE`.
+    """Publish the current results of the named stages, or of all that can be, parents first.
 
     The token comes from the Hub client's own places. `secrets` are values that must not leave this machine (`secret_values(os.environ)`).
-    `collection` gathers them, parents first, in a collection named like the run. `say` gets a line for each thing that happens; `api` is another client than the one that the environment names.
+    `say` gets a line for each thing that happens; `api` is another client than the one that the environment names.
 
     Raises:
         PublishError: what is wrong and what to do; a rerun goes on.
         StoreError: the run directory is damaged.
     """
-    chosen = finished(run, stages)
-    _allow(chosen, private=private, licence=licence)
+    how = how or Publishing()
+    chosen = finished(run, how.stages)
     with _workplace(run) as folder:
         remote = None if dry_run else Remote(api, say)
-        account = remote.account() if remote else None
-        namespace = owner or (account.name if account else YOU)
-        if account and namespace not in (account.name, *account.organisations):
-            raise PublishError(
-                f"{account.name} may not publish under '{namespace}' (may under: {', '.join((account.name, *account.organisations))})"
-            )
-        names = {stage.fingerprint: _repository(namespace, run, stage.name) for stage in chosen}
-        links = {**_recorded(run, remote.endpoint if remote else None), **names}
+        namespace = _namespace(how, remote)
+        notes = check_licences(chosen, how, remote.licence if remote else None)
+        where = places(run, namespace, chosen, how)
+        links = {**_recorded(run, remote.endpoint if remote else None), **where}
         # All folders are made and searched before the first byte is sent.
-        parcels = [_parcel(stage, folder, names[stage.fingerprint], links, licence, revision, secrets) for stage in chosen]
-        plans = [(stage, replace(one, private=private, tag=tag), staged) for stage, (one, staged) in zip(chosen, parcels, strict=True)]
+        parcels = [_parcel(stage, folder, where[stage.fingerprint], links, how, notes, secrets) for stage in chosen]
+        index = _index(run, folder, parcels, links, how, secrets)
         if remote is None:
-            return [one for _, one, _ in plans]
-        done = [_send(remote, stage, one, staged) for stage, one, staged in plans]
-        if collection:
-            notes = {one.repository: f"Stage {stage.name} ({stage.kind})" for (stage, _, _), one in zip(plans, done, strict=True)}
-            say(remote.collect(run.resolve().name, namespace, private=private, notes=notes))
+            return [parcel.publication for parcel in parcels]
+        done = [_send(remote, parcel, how) for parcel in parcels]
+        if index is not None:
+            _send_index(remote, parcels[0].place.repository, index)
+        if how.collection:
+            told: dict[str, str] = {}
+            for parcel, one in zip(parcels, done, strict=True):
+                told.setdefault(one.repository, f"Stage {parcel.stage.name} ({parcel.stage.kind})")
+            say(remote.collect(how.name or run.resolve().name, namespace, private=how.private, notes=told))
         return done
 
 
-def _allow(stages: Sequence[Finished], *, private: bool, licence: str | None) -> None:
-    if licence is not None:
-        return
-    outside = sorted(
-        {
-            origin.reference
-            for one in stages
-            for every in [*one.ancestors(), one]
-            for origin in every.origins
-            if origin.reference.startswith("hub:")
-        }
-    )
-    if outside:
+def _namespace(how: Publishing, remote: Remote | None) -> str:
+    if remote is None:
+        return how.owner or YOU
+    account = remote.account()
+    namespace = how.owner or account.name
+    if namespace not in (account.name, *account.organisations):
         raise PublishError(
-            f"made from {', '.join(outside)}: read its licence, and say with --license under which licence this may be passed on"
+            f"{account.name} may not publish under '{namespace}' (may under: {', '.join((account.name, *account.organisations))})"
         )
-    if not private:
-        raise PublishError("a public model needs a licence: say which with --license (apache-2.0, mit, cc-by-4.0, …)")
+    return namespace
 
 
 @contextmanager
@@ -134,58 +138,87 @@ def _workplace(run: Path) -> Iterator[Path]:
             yield Path(name)
 
 
-def _repository(owner: str, run: Path, stage: str) -> str:
-    from huggingface_hub.errors import HFValidationError
-    from huggingface_hub.utils._validators import validate_repo_id
-
-    name = f"{owner}/{run.resolve().name}-{stage}"
-    try:
-        validate_repo_id(name)
-    except HFValidationError as error:
-        raise PublishError(f"'{name}' cannot be a repository's name: {error}") from error
-    return name
-
-
 def _parcel(
-    stage: Finished, folder: Path, repository: str, links: Mapping[str, str], licence: str | None, revision: str, secrets: Sequence[str]
-) -> tuple[Publication, Staged]:
+    stage: Finished,
+    folder: Path,
+    place: Place,
+    links: Mapping[str, Place],
+    how: Publishing,
+    notes: Sequence[str],
+    secrets: Sequence[str],
+) -> Parcel:
     """The clean folder of a stage, with its card, searched for secrets."""
-    staged = stage_files(stage, folder / stage.name, links)
-    card = write_card(stage, repository, links, licence=licence, revision=None if revision == MAIN else revision)
+    root = folder / stage.name
+    staged = stage_files(stage, root / place.folder, links)
+    card = write_card(stage, place, links, licence=how.license, base=base_of(stage, links), notes=notes)
     (staged.folder / "README.md").write_text(card, encoding="utf-8")
-    refuse_secrets(staged.folder, secrets)
-    files = sizes(staged.folder)
-    return Publication(stage.name, repository, True, revision, None, files, card, staged.left_out), staged
+    refuse_secrets(root, secrets)
+    # In a shared repository the same tag would name every stage's state.
+    tag = f"{stage.name}-{how.tag}" if how.tag and how.layout != "repositories" else how.tag
+    publication = Publication(
+        stage.name, place.repository, how.private, place.revision, place.folder, tag, sizes(root), card, staged.left_out, tuple(notes)
+    )
+    return Parcel(stage, place, replace(staged, folder=root), publication)
 
 
-def _send(remote: Remote, stage: Finished, one: Publication, staged: Staged) -> Publication:
-    """One repository, from its creation to the note in the run."""
-    remote.say(f"{one.repository}: {'private' if one.private else 'public'}, {len(one.files)} files, {sum(one.files.values()):,} bytes")
+def _index(
+    run: Path, folder: Path, parcels: Sequence[Parcel], links: Mapping[str, Place], how: Publishing, secrets: Sequence[str]
+) -> Path | None:
+    """A folder with the page of the family, where one repository holds it all: of what is sent now, and what lies there already."""
+    repository = parcels[0].place.repository
+    if how.layout == "repositories" or how.pull_request:
+        return None
+    known = {one.fingerprint: one for one in finished(run, ())}
+    here = [(known[print_], place) for print_, place in links.items() if place.repository == repository and print_ in known]
+    order = list(known)
+    page = family_card(sorted(here, key=lambda one: order.index(one[0].fingerprint)), how.license)
+    root = folder / ".family"
+    root.mkdir()
+    (root / "README.md").write_text(page, encoding="utf-8")
+    refuse_secrets(root, secrets)
+    return root
+
+
+def _send_index(remote: Remote, repository: str, folder: Path) -> None:
+    if remote.changed(repository, folder, MAIN, ".family"):
+        remote.upload(repository, folder, revision=MAIN, message="Page of the family", inside=".family")
+
+
+def _send(remote: Remote, parcel: Parcel, how: Publishing) -> Publication:
+    """One stage at its place, from the creation of the repository to the note in the run."""
+    one, stage, folder = parcel.publication, parcel.stage, parcel.staged.folder
+    remote.say(f"{parcel.place}: {'private' if one.private else 'public'}, {len(one.files)} files, {sum(one.files.values()):,} bytes")
     notes = remote.ensure(one.repository, private=one.private, revision=one.revision)
-    changed = remote.changed(one.repository, staged.folder, one.revision)
-    head = remote.head(one.repository, one.revision)
+    message = f"Stage {stage.name} of run {stage.run.path.resolve().name}, fingerprint {stage.fingerprint}"
+    branch = (remote.proposed(one.repository, message) if how.pull_request else None) or one.revision
+    changed = remote.changed(one.repository, folder, branch, one.folder)
+    head = remote.head(one.repository, branch)
     if one.tag and (tagged := remote.tagged(one.repository, one.tag)) and (changed or tagged != head):
         raise PublishError(
             f"{one.repository}: tag {one.tag} names an earlier state ({tagged[:10]}); choose another tag, tags are never moved"
         )
     before = _record(stage.run).get(_key(remote, one), {}).get("commit")
-    if changed and before and before != head:
+    if changed and before and before != head and not parcel.place.is_shared and not how.pull_request:
         notes.append(
             f"{one.repository} has changed since this run was last published there ({before[:10]}); its history keeps what is replaced"
         )
-    message = f"Stage {stage.name} of run {stage.run.path.resolve().name}, fingerprint {stage.fingerprint}"
-    commit = remote.upload(one.repository, staged.folder, revision=one.revision, message=message) if changed else head
-    remote.verify(one.repository, staged.folder, commit)
+    commit, proposal = head, None
+    if changed:
+        propose = how.pull_request and branch == one.revision
+        sent = remote.upload(one.repository, folder, revision=branch, message=message, inside=one.folder, propose=propose)
+        commit, proposal = sent.commit, sent.proposal
+    remote.verify(one.repository, folder, commit)
     if one.tag:
         remote.tag(one.repository, one.tag, commit)
-    url = f"{remote.endpoint}/{one.repository}"
-    done = replace(one, commit=commit, sent=changed, url=url, notes=(*one.notes, *notes))
-    _note(remote, stage, done)
+    url = proposal or f"{remote.endpoint}/{one.repository}"
+    done = replace(one, commit=commit, sent=changed, url=url, proposal=proposal, notes=(*one.notes, *notes))
+    if not how.pull_request:  # what is only proposed is not there yet
+        _note(remote, stage, done)
     return done
 
 
 def _key(remote: Remote, one: Publication) -> str:
-    return f"{remote.endpoint}/{one.repository}@{one.revision}"
+    return f"{remote.endpoint}/{one.repository}@{one.revision}{f'/{one.folder}' if one.folder else ''}"
 
 
 def _record(run: Run) -> dict[str, dict[str, Any]]:
@@ -193,10 +226,10 @@ def _record(run: Run) -> dict[str, dict[str, Any]]:
     return dict(found) if isinstance(found, dict) else {}
 
 
-def _recorded(run: Path, endpoint: str | None) -> dict[str, str]:
-    """Repositories by fingerprint, as far as published to this Hub before."""
+def _recorded(run: Path, endpoint: str | None) -> dict[str, Place]:
+    """Places by fingerprint, as far as published to this Hub before."""
     return {
-        str(entry["fingerprint"]): str(entry["repository"])
+        str(entry["fingerprint"]): Place(str(entry["repository"]), str(entry.get("revision", MAIN)), str(entry.get("folder", "")))
         for entry in _record(Run(run)).values()
         if endpoint is None or entry["endpoint"] == endpoint
     }
@@ -211,6 +244,7 @@ def _note(remote: Remote, stage: Finished, done: Publication) -> None:
         "endpoint": remote.endpoint,
         "repository": done.repository,
         "revision": done.revision,
+        "folder": done.folder,
         "tag": done.tag,
         "private": done.private,
         "commit": done.commit,

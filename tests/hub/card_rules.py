@@ -14,6 +14,16 @@ LICENSES = {
 PIPELINE_TAGS = {"text-generation", "text-classification", "feature-extraction", "text-ranking"}
 
 
+def front_matter(content: str) -> dict[str, Any] | None:
+    """The head of a card as data; None where there is none that can be read."""
+    match = HEAD.search(content)
+    try:
+        found = yaml.safe_load(match.group(2)) if match else None
+    except yaml.YAMLError:
+        return None
+    return found if isinstance(found, dict) else None
+
+
 def problems(content: str) -> tuple[list[str], list[str]]:
     """Errors and warnings, as sentences."""
     match = HEAD.search(content)

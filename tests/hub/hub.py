@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from tests.hub.card_rules import REPO_ID, problems
+from tests.hub.card_rules import REPO_ID, front_matter, problems
 from tests.hub.collection import Collection
 from tests.hub.repository import Blob, Objects, RefusedError, Repository
 from tests.hub.xet import XetStore
@@ -191,6 +191,22 @@ class Hub:
             raise RefusedError(404, f"{name} not found", "RevisionNotFound")
         return Answer.of({})
 
+    def discussions(self, request: Request, repository: Repository) -> Answer:
+        """Pull requests, which are the only discussions of this Hub."""
+        found = [
+            {
+                "num": int(reference.rpartition("/")[2]),
+                "title": repository.titles[reference],
+                "status": "open",
+                "author": {"name": repository.owner},
+                "repo": {"name": repository.id, "type": "model"},
+                "isPullRequest": True,
+                "createdAt": "2026-01-01T00:00:00.000Z",
+            }
+            for reference in repository.pull_requests
+        ]
+        return Answer.of({"discussions": found, "count": len(found), "start": 0})
+
     # Reading
 
     def info(self, request: Request, repository: Repository, revision: str = "main") -> Answer:
@@ -204,7 +220,10 @@ class Hub:
             "tags": [],
             "downloads": 0,
         }
-        return Answer.of({**basics, "sha": commit.oid, "private": repository.private, "siblings": siblings})
+        card = commit.files.get("README.md")
+        head = front_matter((card.content or b"").decode()) if card else None
+        told = {"cardData": head} if head else {}
+        return Answer.of({**basics, **told, "sha": commit.oid, "private": repository.private, "siblings": siblings})
 
     def commits(self, request: Request, repository: Repository, revision: str) -> Answer:
         found, oid = [], repository.resolve(revision).oid

@@ -73,6 +73,8 @@ class Repository:
     branches: dict[str, str] = field(default_factory=dict)
     tags: dict[str, str] = field(default_factory=dict)
     pull_requests: dict[str, str] = field(default_factory=dict)
+    titles: dict[str, str] = field(default_factory=dict)
+    """Of pull requests, by reference."""
 
     def __post_init__(self) -> None:
         self.branches["main"] = self._add(None, "initial commit", {".gitattributes": Blob.regular(GITATTRIBUTES)})
@@ -107,7 +109,7 @@ class Repository:
         oid = self._add(parent.oid, header["summary"], files)
         if pull_request:
             number = str(len(self.pull_requests) + 1)
-            self.pull_requests[f"refs/pr/{number}"] = oid
+            self.pull_requests[f"refs/pr/{number}"], self.titles[f"refs/pr/{number}"] = oid, header["summary"]
             return self.commits[oid], number
         references = self.pull_requests if revision in self.pull_requests else self.branches
         if revision not in references:

@@ -30,6 +30,7 @@ ROUTES: list[tuple[str, str, str]] = [
     ("GET", rf"/api/{REPO}", "info"),
     ("GET", rf"/api/{REPO}/revision/(?P<revision>[^/]+)", "info"),
     ("GET", rf"/api/{REPO}/refs", "refs"),
+    ("GET", rf"/api/{REPO}/discussions", "discussions"),
     ("GET", rf"/api/{REPO}/commits/(?P<revision>[^/]+)", "commits"),
     ("GET", rf"/api/{REPO}/tree/(?P<revision>[^/]+)", "tree"),
     ("GET", rf"/api/{REPO}/tree/(?P<revision>[^/]+)/(?P<folder>.+)", "tree"),

@@ -7,6 +7,9 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
+from pipeline import publish as publishing
+from pipeline.publish import Publication
+from pipeline.publishing import Publishing
 from pipeline.store import Run, StageFolder, write_json
 
 EVIL_ANSWER = "# The same prompts\n\n```\n<script>alert(1)</script>\n| policy | sampled | Anna lives in Rome. | good 1 |\n"
@@ -25,6 +28,14 @@ SURROUNDINGS = {
     "versions": {"torch": "2.13.0", "transformers": "5.23.0"},
     "commit": "0123456789abcdef",
 }
+
+
+def publish(
+    run: Path, stages: Any = (), *, dry_run: bool = False, secrets: Any = (), api: Any = None, say: Any = None, **how: Any
+) -> list[Publication]:
+    """`pipeline.publish.publish` with the settings written out."""
+    asked = Publishing(stages=tuple(stages), **how)
+    return publishing.publish(run, asked, dry_run=dry_run, secrets=secrets, api=api, **({"say": say} if say else {}))
 
 
 def safetensors(content: bytes, **metadata: str) -> bytes:

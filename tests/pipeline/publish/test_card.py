@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +12,13 @@ from huggingface_hub import ModelCard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.publish import publish
+from pipeline.publish import facts
+from pipeline.publish.finished import finished
 from pipeline.publish.markdown import fenced, number, plain, table, unescaped
 from pipeline.store import Run
 from tests.hub.card_rules import problems
 from tests.hub.server import Server
-from tests.pipeline.publish.runs import add_stage, model_files
+from tests.pipeline.publish.runs import add_stage, model_files, publish
 
 EVIL = "<script>alert(1)</script> [x](javascript:alert(1)) ![i](http://evil.example/p.png) ``` \n# Head\n| a | b |\n---\n@everyone http://evil.example"
 
@@ -27,14 +29,14 @@ def card(run: Path, stage: str, **how: Any) -> str:
 
 @pytest.mark.parametrize("stage", ["words", "base", "chat", "judge", "policy"])
 def test_the_hub_accepts_every_card(hub: Server, run: Path, stage: str) -> None:
-    text = card(run, stage, licence="apache-2.0")
+    text = card(run, stage, license="apache-2.0")
     ModelCard(text).validate()
     assert problems(text) == ([], [])
     assert hub.requests("POST", "/validate-yaml")
 
 
 def test_the_head_says_what_a_machine_reads(run: Path) -> None:
-    data = ModelCard(card(run, "policy", licence="mit")).data
+    data = ModelCard(card(run, "policy", license="mit")).data
     assert (data.license, data.library_name, data.pipeline_tag) == ("mit", "transformers", "text-generation")
     results = {(one.dataset_name, one.metric_type): one.metric_value for one in data.eval_results}
     assert results["held-out data of demo/exam", "win_rate"] == 0.55
@@ -99,7 +101,7 @@ def test_data_stand_in_the_card_with_size_and_digest(run: Path, tmp_path: Path) 
     own.write_text("x")
     config = {"epochs": 7, "data": [{"path": "hub:org/set@abc123:train"}]}
     add_stage(run, "chat", "sft", model_files("chat"), inputs={"model": "base"}, config=config, data={"data.0": [own], "data.1": [gone]})
-    text = card(run, "chat", licence="mit")
+    text = card(run, "chat", license="mit")
     assert "own.jsonl" in text
     assert "private folder" not in text
     assert "no longer there" in text
@@ -252,3 +254,22 @@ def test_an_input_from_outside_the_run_is_named_without_its_folder(run: Path) ->
     text = unescaped(card(run, "chat"))
     assert "| model | outside the run |" in text
     assert "secret-place" not in text
+
+
+@pytest.mark.parametrize(
+    ("noted", "says"),
+    [
+        ({"cores": 2, "hardware": {"gpus": 0}}, "at most about 2 Wh: 0.1 h at 10 W for each of 2 CPU cores"),
+        ({"cores": 8, "hardware": {"gpus": 0, "threads": 1, "processes": 2}}, "at 10 W for each of 2 CPU cores"),
+        (
+            {"cores": 8, "hardware": {"gpus": 2}, "gpus": [{"name": "H100", "watts": 700.0}] * 2},
+            "at most about 140 Wh: 0.1 h at the power limits of 2 × H100",
+        ),
+        ({"cores": 8, "hardware": {"gpus": 2}, "gpus": []}, "not estimated: the power of the GPUs was not noted"),
+    ],
+)
+def test_energy_is_estimated_from_hours_and_what_they_were_spent_on(run: Path, noted: dict[str, Any], says: str) -> None:
+    [chat] = finished(run, ["chat"])
+    manifest = {**chat.manifest, "surroundings": noted}  # the stage took 360 seconds
+    assert says in str(facts.energy(replace(chat, manifest=manifest)))
+    assert "energy: at most about 2 Wh" in publish(run, ["chat"], dry_run=True)[0].card

@@ -4,8 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.publish import PublishError, publish
+from pipeline.publish import PublishError
+from pipeline.publishing import Publishing
 from pipeline.store import Run
+from tests.pipeline.publish.runs import add_stage, model_files, publish
 
 
 @pytest.mark.parametrize(
@@ -41,13 +43,18 @@ def test_a_damaged_artifact_is_refused(run: Path) -> None:
 
 
 @pytest.mark.parametrize("owner", ["a b", "..", "a/b"])
-def test_a_name_that_the_hub_would_refuse_is_refused_first(run: Path, owner: str) -> None:
+def test_an_owner_that_can_be_none_is_refused_by_the_settings(owner: str) -> None:
+    with pytest.raises(ValueError, match="String should match pattern"):
+        Publishing(owner=owner)
+
+
+@pytest.mark.parametrize("name", ["a--b", "a..b", "a."])
+def test_a_name_that_the_hub_would_refuse_is_refused_first(run: Path, name: str) -> None:
     with pytest.raises(PublishError, match="cannot be a repository's name"):
-        publish(run, ["chat"], owner=owner, dry_run=True)
+        publish(run, ["chat"], name=name, layout="branches", dry_run=True)
 
 
 def test_an_earlier_result_that_became_current_again_is_what_is_published(run: Path) -> None:
-    from tests.pipeline.publish.runs import add_stage, model_files
 
     first = Run(run).current("chat")
     assert first is not None

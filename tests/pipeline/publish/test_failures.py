@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 from huggingface_hub import HfApi
 
-from pipeline.publish import PublishError, publish
+from pipeline.publish import PublishError
 from tests.hub.fixtures import TOKEN
 from tests.hub.server import Server
-from tests.pipeline.publish.runs import family
+from tests.pipeline.publish.runs import family, publish
 
 BIG = 300_000
 

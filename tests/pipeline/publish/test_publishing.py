@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 from huggingface_hub import HfApi, ModelCard, snapshot_download
 
-from pipeline.publish import Publication, PublishError, publish
+from pipeline.publish import Publication, PublishError
 from tests.hub.fixtures import READER, STRANGER, TOKEN
 from tests.hub.server import Server
-from tests.pipeline.publish.runs import add_stage, model_files
+from tests.pipeline.publish.runs import add_stage, model_files, publish
 
 
 def sent(hub: Server, run: Path, *stages: str, token: str = TOKEN, **how: Any) -> list[Publication]:
@@ -38,7 +38,7 @@ def test_every_model_reward_model_and_tokenizer_is_published_parents_first(hub: 
 
 def test_repositories_are_private_unless_asked_otherwise(hub: Server, run: Path) -> None:
     sent(hub, run, "chat")
-    sent(hub, run, "base", private=False, licence="mit")
+    sent(hub, run, "base", private=False, license="mit")
     assert hub.repository("me/demo-chat").private
     assert not hub.repository("me/demo-base").private
 
@@ -167,22 +167,22 @@ def test_a_private_publication_never_lands_in_a_public_repository(hub: Server, r
 
 def test_a_public_publication_leaves_a_private_repository_private(hub: Server, run: Path) -> None:
     sent(hub, run, "chat")
-    [done] = sent(hub, run, "chat", private=False, licence="mit")
+    [done] = sent(hub, run, "chat", private=False, license="mit")
     assert hub.repository("me/demo-chat").private
     assert "stays private" in done.notes[0]
 
 
 def test_a_public_model_needs_a_licence(run: Path) -> None:
-    with pytest.raises(PublishError, match="--license"):
+    with pytest.raises(ValueError, match="what is public needs a `license`"):
         publish(run, ["chat"], private=False, dry_run=True)
 
 
 def test_a_model_made_from_one_of_the_hub_needs_a_licence_even_in_private(run: Path) -> None:
     add_stage(run, "chat", "sft", model_files("chat"), inputs={"model": "hub:org/model"})
     add_stage(run, "policy", "ppo", model_files("policy"), inputs={"model": "chat"}, config={"steps": 3})
-    with pytest.raises(PublishError, match="hub:org/model"):
+    with pytest.raises(PublishError, match="made from org/model: read its licence, and say with --license"):
         publish(run, ["policy"], dry_run=True)
-    [one] = publish(run, ["chat"], dry_run=True, licence="llama3")
+    [one] = publish(run, ["chat"], dry_run=True, license="llama3")
     assert ModelCard(one.card).data.base_model == ["org/model"]
 
 

@@ -12,10 +12,9 @@ from typing import Any
 import pytest
 from huggingface_hub import HfApi
 
-from pipeline.publish import publish
 from tests.hub.fixtures import TOKEN
 from tests.hub.server import Server
-from tests.pipeline.publish.runs import add_stage
+from tests.pipeline.publish.runs import add_stage, publish
 
 pytestmark = pytest.mark.slow
 
