@@ -9,6 +9,7 @@ from data.errors import DataError
 from data.formats import Chat, Preference, Prompt, Record, Text
 from data.records import Finding, check_sources
 from data.sources import resolve
+from pipeline.adapters import base_problems
 from pipeline.artifacts import end_is_padding, inspect, lacks_template, unfit
 from pipeline.errors import Problem, RecipeError
 from pipeline.jobs import source_folder
@@ -24,7 +25,9 @@ RECORDS: dict[str | None, type[Record] | None] = {None: None, "text": Text, "cha
 
 def check_all(plan: Plan, steps: Sequence[Step]) -> list[str]:
     """What was noticed about the data of these stages. Raises RecipeError with everything that is wrong."""
-    problems = tokenizer_problems(plan) + length_problems(plan) + folder_problems(plan) + tracker_problems(plan)
+    problems = (
+        tokenizer_problems(plan) + length_problems(plan) + folder_problems(plan) + tracker_problems(plan) + base_problems(plan.recipe)
+    )
     notes: list[str] = []
     seen: dict[tuple[str, str | None], list[Finding]] = {}
     for step in steps:

@@ -14,6 +14,7 @@ from pydantic import Field, ValidationError
 
 from data.config import Spec
 from pipeline import overrides
+from pipeline.adapters import adapter_problems
 from pipeline.complaints import complaints, shown
 from pipeline.errors import Problem, RecipeError, suggestion
 from pipeline.publishing import PUBLISHABLE, Publishing
@@ -93,7 +94,7 @@ def load(file: Path, given: Sequence[str] = (), *, root: Path | None = None) -> 
     problems += reference_problems(models, document) + _published(head, models, document)
     if problems or head is None:
         raise RecipeError(sorted(dict.fromkeys(problems), key=_by_line))
-    return Recipe(
+    recipe = Recipe(
         name=head.name,
         seed=head.seed,
         hardware=head.hardware,
@@ -109,6 +110,9 @@ def load(file: Path, given: Sequence[str] = (), *, root: Path | None = None) -> 
         overrides=tuple(given),
         document=document,
     )
+    if problems := adapter_problems(recipe):
+        raise RecipeError(sorted(problems, key=_by_line))
+    return recipe
 
 
 def _head(document: Document, problems: list[Problem]) -> Head | None:

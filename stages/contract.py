@@ -132,6 +132,28 @@ class Result(Spec):
     """What was decided or noticed, a sentence each: shown after the stage."""
 
 
+class Probe(Spec):
+    """What a model says to a few fixed tokens: enough to tell whether a stage begins where another one ended, without a second model in memory."""
+
+    ids: list[list[int]]
+    hidden: list[float]
+    """Of each token's last hidden state, one fixed projection."""
+    outputs: list[float]
+    """Logits of the next tokens, or scores."""
+
+
+class Adapters(Spec):
+    """Adapters that an artifact holds apart from their base. Where the base lies is in their `adapter_config.json`, as peft has it."""
+
+    names: list[str]
+    """Oldest first; all of them act. A single one lies in the artifact itself, several each in a folder of its name."""
+    settings: list[dict[str, Any]]
+    """Of each, as its stage's `adapter`; the last one's `hand_over` says how the next stage takes them."""
+    base_digest: str
+    """SHA-256 of the base's weights."""
+    base_tokenizer_digest: str | None = None
+
+
 class Artifact(Spec):
     """What an artifact says of itself, in `artifact.json` beside its files; the plan checks hand-offs by it."""
 
@@ -149,3 +171,8 @@ class Artifact(Spec):
     reward_std: float | None = None
     reload_difference: float | None = None
     """Largest absolute difference of logits or scores between the model in memory and the artifact loaded as a stranger would."""
+    merge_difference: float | None = None
+    """Largest absolute difference of the same before and after adapters were merged."""
+    probe: Probe | None = None
+    adapters: Adapters | None = None
+    """Where they are not merged."""

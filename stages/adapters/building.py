@@ -43,6 +43,10 @@ def add_adapter(model: Any, config: AdapterSpec, task: Task, *, seed: int = 0, n
             train_only(model, name, [*earlier, name])
         else:
             model = get_peft_model(model, settings, adapter_name=name)
+    if isinstance(config, LowRank) and config.plus_ratio is not None:
+        for key, parameter in parameters_of(model, name).items():
+            if "lora_B" in key or "lora_embedding_B" in key:
+                parameter.lr_ratio = config.plus_ratio  # type: ignore[attr-defined]  # `adamw` asks for it
     if isinstance(config, Prompt) and config.text is not None:
         _begin_as(model, name, config.text, tokenizer)
     return model

@@ -4,13 +4,11 @@ import re
 from difflib import get_close_matches
 from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, Tag, model_validator
+from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, Tag, TypeAdapter, model_validator
 
 from data.config import Spec
 
 HandOver = Literal["merge", "stack", "continue"]
-HEADS = ("embed_tokens", "lm_head")
-"""Layers that may share one matrix."""
 
 
 def _is_regex(text: str) -> str:
@@ -216,3 +214,9 @@ Adapter = Annotated[
     BeforeValidator(_known_kind),
 ]
 """Settings of an adapter; `kind` is `lora` where it is left out."""
+
+
+def settings_of(value: Any) -> AdapterSpec:
+    """An adapter's settings from what an artifact holds of them. Raises pydantic's ValidationError."""
+    found: AdapterSpec = TypeAdapter(Adapter).validate_python(value)
+    return found

@@ -25,6 +25,11 @@ def has_prompt(model: Any) -> bool:
     return isinstance(configs, dict) and any(c.is_prompt_learning for c in configs.values())
 
 
+def prompt_length(model: Any) -> int:
+    """Places of the context that virtual tokens take."""
+    return int(model.active_peft_config.num_virtual_tokens) if has_prompt(model) else 0
+
+
 def prefilled(model: Any, backbone: nn.Module, rows: int) -> Any:
     """A cache of the virtual tokens' keys and values for so many rows, with their graph; None for a model without."""
     if not is_prompted(model):

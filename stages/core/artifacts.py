@@ -7,12 +7,12 @@ from typing import Any, Literal
 import torch
 
 from data.chat import end_ids
-from stages.contract import Artifact, StageError
+from stages.adapters.bases import folders_of
+from stages.adapters.start import Kept
+from stages.contract import Adapters, Artifact, StageError
 from stages.core.models import STRICT, context_of
+from stages.core.parity import MERGE, beyond, fixed_ids, outputs, probe
 from stages.core.publishing import publish
-
-TOLERANCE = 1e-5
-"""Largest allowed difference of fp32 logits, relative to the largest logit where that is above one."""
 
 
 def save_artifact(
@@ -21,26 +21,32 @@ def save_artifact(
     folder: Path,
     *,
     kind: Literal["causal-lm", "reward-model"],
+    kept: Kept | None = None,
     reward_mean: float | None = None,
     reward_std: float | None = None,
 ) -> Artifact:
-    """Save a model and its tokenizer as a plain Hugging Face folder; an adapter is merged in fp32 first.
+    """Save a model and its tokenizer as a plain Hugging Face folder: whole, with adapters merged in fp32; or the `kept` adapters alone.
 
     Raises:
-        StageError: the folder, loaded as a stranger would, gives other outputs than the model in memory.
+        StageError: the folder, loaded as a stranger would, gives other outputs than the model in memory; or merging changed them.
     """
     trainable = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
-    if hasattr(model, "merge_and_unload"):
-        from stages.adapters.building import merged
-
-        model = merged(model)
+    merge_difference = None
+    if hasattr(model, "peft_config") and kept is None:
+        model, merge_difference = merged_and_compared(model.eval())
     model = model.eval()
     _name_ends(model, tokenizer, kind)
 
     def write(partial: Path) -> Artifact:
-        model.save_pretrained(partial)
+        adapters = None
+        if kept is None:
+            model.save_pretrained(partial)
+        else:
+            from stages.adapters.files import write_adapters
+
+            adapters = write_adapters(model, kept.names, kept.settings, partial, kept.base)
         tokenizer.save_pretrained(partial)
-        difference = reload_difference(model, partial, kind)
+        difference = reload_difference(model, partial, kind, (kept.base.path, adapters) if kept and adapters else None)
         return Artifact(
             kind=kind,
             **tokenizer_digests(partial, tokenizer),
@@ -51,9 +57,25 @@ def save_artifact(
             reward_mean=reward_mean,
             reward_std=reward_std,
             reload_difference=difference,
+            merge_difference=merge_difference,
+            probe=probe(model),
+            adapters=adapters,
         )
 
     return publish(folder, write)
+
+
+def merged_and_compared(model: Any) -> tuple[Any, float]:
+    """A peft model with its adapters merged, and by how much that changed its outputs. Raises StageError if by more than rounding."""
+    from stages.adapters.building import merged
+
+    ids = fixed_ids(model)
+    before = outputs(model, ids)
+    model = merged(model).eval()
+    difference = float((outputs(model, ids) - before).abs().max())
+    if beyond(before, difference, times=MERGE):
+        raise StageError(f"merging the adapter changed the model's outputs by {difference:.3g}; the checkpoint is kept")
+    return model, difference
 
 
 def tokenizer_digests(folder: Path, tokenizer: Any) -> dict[str, str | None]:
@@ -65,31 +87,55 @@ def tokenizer_digests(folder: Path, tokenizer: Any) -> dict[str, str | None]:
     }
 
 
-def reload_difference(model: Any, folder: Path, kind: str) -> float:
-    """Largest difference of outputs between a model in memory and its folder loaded by plain transformers, on fixed inputs.
+def reload_difference(model: Any, folder: Path, kind: str, on: tuple[Path, Adapters] | None = None) -> float:
+    """Largest difference of outputs between a model in memory and its folder as a stranger loads it, on fixed inputs.
 
-    Raises StageError beyond TOLERANCE. Both run with standard attention: a stranger has no other.
+    A stranger has plain transformers with its standard attention, and for adapters (`on` a base) peft. Raises StageError beyond the tolerance.
     """
-    from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
-
-    loader = AutoModelForSequenceClassification if kind == "reward-model" else AutoModelForCausalLM
-    stranger = loader.from_pretrained(folder, **STRICT, dtype=torch.float32, attn_implementation="sdpa").to(model.device).eval()
-    ids = _fixed_ids(model).to(model.device)
+    theirs = stranger(folder, kind, on).to(model.device).eval()
+    ids = fixed_ids(model)
+    ours = outputs(model, ids)
     with torch.no_grad(), torch.autocast(model.device.type, enabled=False):
-        ours, theirs = model(input_ids=ids, use_cache=False).logits, stranger(input_ids=ids, use_cache=False).logits
-    difference = float((ours - theirs).abs().max())
-    if not difference <= TOLERANCE * max(1.0, float(ours.abs().max())):
+        # The logits of prompt tuning begin with those of its virtual tokens.
+        said = theirs(input_ids=ids).logits.float()[..., -ours.size(-2) :, :]
+    difference = float((ours - said).abs().max())
+    if beyond(ours, difference):
         raise StageError(f"the saved model differs from the trained one by {difference:.3g} in its outputs: {folder} is not usable")
     return difference
 
 
-def _fixed_ids(model: Any) -> torch.Tensor:
-    """Two rows of arbitrary tokens, the same for every call; without the pad token, behind which a classifier would stop reading."""
-    generator = torch.Generator().manual_seed(0)
-    vocabulary = model.get_input_embeddings().num_embeddings
-    ids = torch.randint(vocabulary, (2, min(24, context_of(model))), generator=generator)
-    pad = model.config.get_text_config().pad_token_id
-    return ids if pad is None else torch.where(ids == pad, (pad + 1) % vocabulary, ids)
+def stranger(folder: Path, kind: str, on: tuple[Path, Adapters] | None = None) -> Any:
+    """The folder's model by nothing but the public loaders."""
+    from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
+
+    options: dict[str, Any] = {"dtype": torch.float32, "attn_implementation": "sdpa", **STRICT}
+    loader = AutoModelForCausalLM
+    if kind == "reward-model":
+        loader = AutoModelForSequenceClassification
+        options |= {"num_labels": 1} if on else {}
+    if on is None:
+        return loader.from_pretrained(folder, **options)
+    from peft import PeftModel
+
+    base, adapters = on
+    model, where = loader.from_pretrained(base, **options), {"torch_device": "cpu"}
+    if kind == "reward-model":
+        model.config.pad_token_id = _pad(folder)
+    folders = folders_of(folder, adapters)
+    first, *others = folders
+    model = PeftModel.from_pretrained(model, str(folders[first]), first, **where)
+    for name in others:
+        model.load_adapter(str(folders[name]), name, **where)
+    if others:
+        model.base_model.set_adapter(list(folders), inference_mode=True)
+    return model
+
+
+def _pad(folder: Path) -> int | None:
+    from stages.core.models import load_tokenizer
+
+    pad: int | None = load_tokenizer(folder).pad_token_id
+    return pad
 
 
 def _name_ends(model: Any, tokenizer: Any, kind: str) -> None:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from data.batches import IGNORE
+from stages.adapters.prompts import has_prompt, is_prompted, lengths_of, packed_hidden_states
 from stages.contract import StageError
 from stages.core.losses import chunked_cross_entropy
 from stages.core.rows import Document, PackedRows, Shape, collate
@@ -32,29 +33,37 @@ def teach(model: Any) -> Any:
     It has to be the forward pass: DDP and DeepSpeed only synchronise what goes through it. Anything else is answered as before. Checked on
     the spot against the model's own logits on each document alone. Raises StageError if the architecture does not keep packed documents apart.
     """
-    inner = base(model)
-    stock = inner.forward
+    inner, taught = base(model), called(model)
+    stock = taught.forward
 
     def forward(self: Any, *args: Any, learned: Tensor | None = None, targets: Tensor | None = None, **inputs: Any) -> Any:
         if learned is None or targets is None:
             return stock(*args, **inputs)
-        hidden_TH = self.base_model(input_ids=inputs["input_ids"], position_ids=inputs["position_ids"], use_cache=False).last_hidden_state[
-            0
-        ]
-        head = self.get_output_embeddings()
+        if is_prompted(self):
+            ids_T, positions_T = inputs["input_ids"][0], inputs["position_ids"][0]
+            hidden_TH = packed_hidden_states(self, inner.base_model, ids_T, lengths_of(positions_T))
+        else:
+            row = {"input_ids": inputs["input_ids"], "position_ids": inputs["position_ids"]}
+            hidden_TH = inner.base_model(**row, use_cache=False).last_hidden_state[0]
+        head = inner.get_output_embeddings()
         if hasattr(head.weight, "ds_id"):  # ZeRO-3 gathers the head's weight only when the head is called
             return torch.nn.functional.cross_entropy(head(hidden_TH[learned]).float(), targets, reduction="sum")
         return chunked_cross_entropy(hidden_TH[learned], head.weight, targets)
 
-    inner.forward = MethodType(forward, inner)
-    _check(inner, stock)
+    taught.forward = MethodType(forward, taught)
+    _check(taught, stock)
     return model
 
 
 def untaught(model: Any) -> Any:
     """The model with its own forward pass again."""
-    vars(base(model)).pop("forward", None)
+    vars(called(model)).pop("forward", None)
     return model
+
+
+def called(model: Any) -> Any:
+    """The module whose forward pass is taught: the causal model, or the peft model where it puts virtual tokens before the text."""
+    return model if has_prompt(model) else base(model)
 
 
 def base(model: Any) -> Any:
@@ -76,7 +85,7 @@ def _check(model: Any, stock: Any) -> None:
         packed, alone = float(model(**batch)), 0.0
         for document in documents:
             ids = torch.as_tensor(document.ids, dtype=torch.int64, device=model.device).unsqueeze(0)
-            logits = stock(input_ids=ids, use_cache=False).logits[0, :-1].float()
+            logits = stock(input_ids=ids).logits[0, -ids.size(1) : -1].float()
             alone += float(torch.nn.functional.cross_entropy(logits, ids[0, 1:], reduction="sum", ignore_index=IGNORE))
     model.train(was_training)
     if not abs(packed - alone) <= 1e-3 * max(1.0, abs(alone)):

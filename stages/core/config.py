@@ -7,6 +7,7 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, Field, model_validator
 
 from data.config import Context, Source, Spec, Takes
+from stages.adapters.combinations import Carried, Situation
 
 ModelRef = Annotated[str, Takes("causal-lm")]
 RewardRef = Annotated[str, Takes("reward-model")]
@@ -67,6 +68,14 @@ class StageConfig(Spec):
     def too_long(self, contexts: Mapping[str, int | None]) -> tuple[str, str] | None:
         """A field that asks for more tokens than the models of `contexts` take, and what is wrong with it."""
         return None
+
+    def situation(self, carried: Mapping[str, Carried], *, checkpointing: bool) -> Situation | None:
+        """What the stage does with adapters; None if it trains no model. `carried` has what the models that it takes bring along, by field."""
+        if "adapter" not in type(self).model_fields:
+            return None
+        task, own, model = (getattr(self, name, None) for name in ("kind", "adapter", "model"))
+        before = carried.get("model", Carried())
+        return Situation(task, own, before, from_scratch=isinstance(model, Llama), checkpointing=checkpointing)  # type: ignore[arg-type]
 
 
 class Optimizer(Spec):

@@ -10,8 +10,9 @@ from typing import Any
 import torch
 
 from data.errors import DataError
+from stages.adapters.config import AdapterSpec
 from stages.contract import Hardware, Job
-from stages.core.models import check_fit, context_of, load_causal_lm, load_tokenizer
+from stages.core.models import check_fit, context_of, load_start, load_tokenizer
 
 PARTS = ("model", "normalizer", "pre_tokenizer")
 """Of tokenizer.json: what decides which ids a text becomes, special tokens aside."""
@@ -22,10 +23,13 @@ def tokenizer_of(job: Job) -> Any:
     return load_tokenizer((job.inputs.get("tokenizer") or job.inputs["model"]).path)
 
 
-def existing(job: Job, hardware: Hardware) -> tuple[Any, Any, list[str]]:
-    """The stage's `model`, its tokenizer, and what was added to fit them together. Raises DataError where the two do not fit."""
+def existing(job: Job, hardware: Hardware, adapter: AdapterSpec | None = None) -> tuple[Any, Any, list[str]]:
+    """The stage's `model`, its tokenizer, and what was added to fit them together. Raises DataError where the two do not fit.
+
+    Earlier adapters that `adapter` is to be trained on, or all weights, stay apart: what comes of them `stages.adapters.start` decides.
+    """
     path = job.inputs["model"].path
-    model, tokenizer = load_causal_lm(path, hardware), tokenizer_of(job)
+    model, tokenizer = load_start(path, hardware, adapter, "CAUSAL_LM"), tokenizer_of(job)
     notes = []
     if "tokenizer" in job.inputs:
         notes = extend(model, load_tokenizer(path), tokenizer, path)

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
+from stages.adapters.prompts import has_prompt, is_prompted, prefilled
 from stages.core.logprobs import arithmetic, chosen_logprobs, cut
 
 CACHED_TOKENS = 1 << 16
@@ -103,7 +104,9 @@ class _Rows:
     """One micro-batch on its way: the rows still being answered, their cache, mask and positions. Left padding only where prompts differ in length."""
 
     def __init__(self, model: Any, prompts: Sequence[Sequence[int]], numbers_BT: np.ndarray | None) -> None:
-        self.model, self.device = model, next(model.parameters()).device
+        self.device = next(model.parameters()).device
+        # peft's own forward pass would put virtual tokens before every token that is drawn: they lie in the cache instead.
+        self.model = model.get_base_model() if has_prompt(model) else model
         self.count, self.longest = len(prompts), max(map(len, prompts))
         padded = [[0] * (self.longest - len(prompt)) + list(prompt) for prompt in prompts]
         self.ids = torch.tensor(padded, device=self.device)
@@ -111,7 +114,10 @@ class _Rows:
         self.numbers_BT = None if numbers_BT is None else torch.from_numpy(numbers_BT).to(self.device)
         self.rows_B = torch.arange(self.count, device=self.device)
         self.padding_B = self.longest - self.lengths_B
-        self.cache = DynamicCache(config=model.config)
+        filled = prefilled(model, self.model.get_decoder(), self.count) if is_prompted(model) else None
+        self.cache = filled if filled is not None else DynamicCache(config=model.config)
+        self.virtual = self.cache.get_seq_length()
+        """Virtual tokens before the text."""
 
     def answer(self, temperature: float, limit: int, end_ids: Collection[int]) -> list[Completion]:
         ends = torch.tensor(sorted(end_ids), device=self.device)
@@ -140,8 +146,15 @@ class _Rows:
         first = width - self.ids.size(1)
         positions = (torch.arange(first, width, device=self.device) - self.padding_B[:, None]).clamp(min=0)
         mask = (torch.arange(width, device=self.device) >= self.padding_B[:, None]).long() if bool(self.padding_B.any()) else None
+        if mask is not None and self.virtual:
+            mask = torch.cat([mask.new_ones(mask.size(0), self.virtual), mask], dim=1)
         output = self.model(
-            input_ids=self.ids, attention_mask=mask, position_ids=positions, past_key_values=self.cache, use_cache=True, logits_to_keep=1
+            input_ids=self.ids,
+            attention_mask=mask,
+            position_ids=positions + self.virtual,
+            past_key_values=self.cache,
+            use_cache=True,
+            logits_to_keep=1,
         )
         logits: Tensor = output.logits[:, -1].float()
         return logits

@@ -15,6 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from stages.adapters.prompts import hidden_states
+
 LOGITS_AT_ONCE = 1 << 25
 """Most logits (positions x vocabulary) held at once: 128 MiB in fp32."""
 TOKENS_AT_ONCE = 8192
@@ -87,7 +89,7 @@ class TokenLogprobs(nn.Module):
     def hidden(self, batch: Batch) -> Tensor:
         """The trunk's last hidden states before each target: (N, H)."""
         with arithmetic(batch.ids_BL.device, self.dtype):
-            hidden_BLH: Tensor = self.model.get_decoder()(input_ids=batch.ids_BL, use_cache=False).last_hidden_state
+            hidden_BLH = hidden_states(self.model, self.model.get_decoder(), batch.ids_BL)
         return hidden_BLH[batch.row_N, batch.column_N]
 
     def take_hidden(self, batch: Batch) -> Tensor | None:

@@ -1,14 +1,17 @@
 """Loading and making models and tokenizers: local files only, safetensors only, no remote code, weights kept in fp32, packed rows isolated."""
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
 from data.errors import DataError
+from stages.adapters.config import AdapterSpec, QLora
+from stages.adapters.prompts import has_prompt, prompt_length
 from stages.contract import Hardware
 from stages.core import attention
 from stages.core.config import Llama
@@ -65,19 +68,49 @@ def load_tokenizer(path: Path) -> Any:
 
 
 def load_causal_lm(path: Path, hardware: Hardware) -> Any:
-    """A causal model in fp32 on the process's device, in eval mode. Raises DataError where the folder holds none."""
-    return _load(AutoModelForCausalLM, path).to(device_of(hardware)).eval()
+    """A causal model in fp32 on the process's device, in eval mode, its adapters merged as far as they can be.
+
+    Raises DataError where the folder holds none, or an adapter without its base.
+    """
+    return _resolved(path, "CAUSAL_LM", lambda folder: load_base(folder, hardware, "CAUSAL_LM"))
 
 
 def load_reward_model(path: Path, hardware: Hardware) -> Any:
-    """A sequence classifier with one score; from a causal model the head is new , all zero."""
-    model = _load(AutoModelForSequenceClassification, path, num_labels=1)
-    return model.to(device_of(hardware)).eval()
+    """A sequence classifier with one score, likewise; from a causal model the head is new, all zero."""
+    return _resolved(path, "SEQ_CLS", lambda folder: load_base(folder, hardware, "SEQ_CLS"))
+
+
+def load_start(path: Path, hardware: Hardware, adapter: AdapterSpec | None, task: Literal["CAUSAL_LM", "SEQ_CLS"]) -> Any:
+    """The model that a stage trains: whole, or as a base with earlier adapters that stay; in 4 bits where the adapter asks for it."""
+    from stages.adapters.start import load_start as resolve
+
+    quantised = adapter if isinstance(adapter, QLora) else None
+    return resolve(path, adapter, task, lambda folder: load_base(folder, hardware, task, quantised))
+
+
+def load_base(path: Path, hardware: Hardware, task: Literal["CAUSAL_LM", "SEQ_CLS"], quantised: QLora | None = None) -> Any:
+    """A whole model, as its folder holds it."""
+    kind, options = (AutoModelForCausalLM, {}) if task == "CAUSAL_LM" else (AutoModelForSequenceClassification, {"num_labels": 1})
+    if quantised is not None:
+        from stages.adapters.quantised import options_of
+
+        return _load(kind, path, **options, **options_of(quantised, device_of(hardware))).eval()
+    return _load(kind, path, **options).to(device_of(hardware)).eval()
+
+
+def _resolved(path: Path, task: Literal["CAUSAL_LM", "SEQ_CLS"], load: Callable[[Path], Any]) -> Any:
+    from stages.adapters.bases import adapters_in
+    from stages.adapters.building import merged
+    from stages.adapters.files import load_adapters
+
+    found = adapters_in(path)
+    if found is None:
+        return load(path)
+    model = load_adapters(path, found, load, task)
+    return model if has_prompt(model) else merged(model).eval()
 
 
 def _load(kind: Any, path: Path, **options: Any) -> Any:
-    if (path / "adapter_config.json").exists():
-        raise DataError(f"{path} holds an adapter without its base; give the merged model")
     try:
         model, info = kind.from_pretrained(
             path,
@@ -140,8 +173,8 @@ def check_fit(model: Any, tokenizer: Any, path: Path) -> None:
 
 
 def context_of(model: Any) -> int:
-    """The longest sequence that a model takes, in tokens."""
-    return int(model.config.get_text_config().max_position_embeddings)
+    """The longest sequence that a model takes, in tokens; virtual tokens take places of it."""
+    return int(model.config.get_text_config().max_position_embeddings) - prompt_length(model)
 
 
 def _first_line(error: Exception) -> str:

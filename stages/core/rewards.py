@@ -17,12 +17,14 @@ from torch import Tensor
 
 from data import chat
 from data.errors import DataError
+from stages.adapters.prompts import hidden_states
 from stages.contract import Artifact, Hardware, Job
 from stages.core.answers import Answers, Scorer, Scores
 from stages.core.config import RewardPart
 from stages.core.generation import Completion
 from stages.core.logprobs import cut
 from stages.core.models import check_fit, load_reward_model, load_tokenizer
+from stages.core.parity import backbone
 from stages.core.remote import RemoteScorer
 from stages.core.rules import Rule, load_rule, plain_name, score_of
 
@@ -107,14 +109,14 @@ def last_token_scores(model: Any, rows: Sequence[Sequence[int]], micro_batch: in
         longest = max(len(rows[i]) for i in batch)
         ids = torch.tensor([[*rows[i], *[0] * (longest - len(rows[i]))] for i in batch], device=device)
         last = torch.tensor([len(rows[i]) - 1 for i in batch], device=device)
-        hidden_BLH = backbone_of(model)(input_ids=ids, use_cache=False).last_hidden_state
+        hidden_BLH = hidden_states(model, backbone_of(model), ids)
         scores_B[batch] = model.score(hidden_BLH[torch.arange(len(batch), device=device), last]).float()[:, 0].cpu()
     return scores_B
 
 
 def backbone_of(classifier: Any) -> Any:
-    """The decoder under a sequence classifier's score head."""
-    return getattr(classifier, classifier.base_model_prefix)
+    """The decoder under a sequence classifier's score head, bare or inside a peft model."""
+    return backbone(classifier)
 
 
 class Rewards:

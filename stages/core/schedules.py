@@ -28,7 +28,11 @@ def learning_rate_factor(step: int, steps: int, optimizer: Optimizer) -> float:
 
 
 def adamw(models: Iterable[Any], optimizer: Optimizer) -> torch.optim.AdamW:
-    """AdamW over the trainable parameters, with weight decay on matrices only: not on norms, biases and embeddings (tied heads included)."""
+    """AdamW over the trainable parameters, with weight decay on matrices only: not on norms, biases and embeddings (tied heads included).
+
+    A parameter with an `lr_ratio` of its own (LoRA+) learns at that multiple of the learning rate; its group holds it under the same name.
+    """
+    faster: dict[float, list[torch.nn.Parameter]] = {}
     decayed: list[torch.nn.Parameter] = []
     plain: list[torch.nn.Parameter] = []
     seen: set[int] = set()
@@ -38,10 +42,16 @@ def adamw(models: Iterable[Any], optimizer: Optimizer) -> torch.optim.AdamW:
             if not parameter.requires_grad or id(parameter) in seen:
                 continue
             seen.add(id(parameter))
+            if (ratio := getattr(parameter, "lr_ratio", 1.0)) != 1.0:
+                faster.setdefault(ratio, []).append(parameter)
+                continue
             # Under ZeRO-3 a parameter's own shape is empty outside a gather.
             matrix = len(getattr(parameter, "ds_shape", parameter.shape)) >= 2
             (decayed if matrix and id(parameter) not in embeddings else plain).append(parameter)
-    groups = [{"params": decayed, "weight_decay": optimizer.weight_decay}, {"params": plain, "weight_decay": 0.0}]
+    groups: list[dict[str, Any]] = [{"params": decayed, "weight_decay": optimizer.weight_decay}, {"params": plain, "weight_decay": 0.0}]
+    for ratio, parameters in faster.items():
+        own = {"lr": optimizer.learning_rate * ratio, "lr_ratio": ratio}
+        groups.append({"params": parameters, "weight_decay": optimizer.weight_decay, **own})
     return torch.optim.AdamW(
         [group for group in groups if group["params"]],
         lr=optimizer.learning_rate,

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import accelerate.utils.other
 import torch
+from safetensors.torch import load_file, save_file
 
 from stages.contract import Hardware, Job, StageError
 from stages.core import checkpoints, metrics
@@ -37,6 +38,8 @@ if os.environ.get("ACCELERATE_USE_DEEPSPEED", "false").lower() not in ("1", "tru
     # Where DeepSpeed is installed, accelerate imports it to ask whether a model is one of its engines: 3 seconds that only ZeRO needs.
     accelerate.utils.other.is_deepspeed_available = lambda: False
 
+TRAINED = "trained.safetensors"
+"""In a checkpoint of a model with adapters: the parameters that train, under the model's own names."""
 LOG_LINES = 200
 """Lines of metrics.jsonl that a stage aims for."""
 
@@ -295,9 +298,34 @@ class StageTraining(_Below):  # type: ignore[misc]
         return -value if self._score.lower else value
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
-        """Weights and configuration only: no pickled arguments, no tokenizer in every checkpoint."""
-        if self.args.should_save:
+        """Weights and configuration only: no pickled arguments, no tokenizer in every checkpoint.
+
+        Of a model with adapters, exactly what trains: peft's own files leave out the network that makes virtual tokens, and a stack's names.
+        """
+        if not self.args.should_save:
+            return
+        if not hasattr(self.model, "peft_config"):
             self.model.save_pretrained(output_dir, state_dict=state_dict)
+            return
+        whole = state_dict or self.model.state_dict()
+        trained = {name: whole[name].detach().contiguous() for name, p in self.model.named_parameters() if p.requires_grad}
+        folder = Path(str(output_dir))
+        folder.mkdir(parents=True, exist_ok=True)
+        save_file(trained, folder / TRAINED)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        if not hasattr(self.model, "peft_config"):
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+            return
+        given = load_file(Path(resume_from_checkpoint) / TRAINED)
+        own = {name: p for name, p in self.model.named_parameters() if p.requires_grad}
+        if given.keys() != own.keys():
+            raise StageError(
+                f"{resume_from_checkpoint} holds other parameters than train now; remove the checkpoint to start the stage anew"
+            )
+        with torch.no_grad():
+            for name, parameter in own.items():
+                parameter.copy_(given[name])
 
     def finish(self, write: Callable[[], Any]) -> None:
         """Let the first process write the artifact while the others wait."""

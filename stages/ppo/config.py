@@ -1,11 +1,13 @@
 """Settings of the PPO stage. Torch-free."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
 from data.config import Source, Spec, Takes, Wants
+from stages.adapters.combinations import Carried, Situation
 from stages.adapters.config import Adapter
 from stages.core.config import ModelRef, Optimizer, Rewarded, RewardPart, Sampling, Sources
 
@@ -127,6 +129,12 @@ class PPO(Rewarded):
     """What follows a sign of trouble (negative KL, KL explosion, entropy collapse, equal rewards, rewards at their clip, answers that never end...): a note, or the end."""
     samples: int = Field(8, ge=0)
     """Held-out prompts, always the same, whose answers every evaluation writes to `samples.jsonl`."""
+
+    def situation(self, carried: Mapping[str, Carried], *, checkpointing: bool) -> Situation | None:
+        found = super().situation(carried, checkpointing=checkpointing)
+        judges = [f"rewards.{n}.{part.takes[0][0]}" for n, part in enumerate(self.rewards) if part.takes and part.weight]
+        field = "critic" if self.critic is not None else judges[0] if judges else None
+        return replace(found, critic=carried.get(field or "", Carried())) if found else None
 
     def too_long(self, contexts: Mapping[str, int | None]) -> tuple[str, str] | None:
         return self.sampling.too_long({name: context for name, context in contexts.items() if name == "model"})

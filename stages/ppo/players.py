@@ -60,7 +60,7 @@ class Player:
                 f"the {self.name}'s gradient is not finite after {self.taken} updates; lower its learning rate or its reward's clip"
             )
         for group in self.optimizer.param_groups:
-            group["lr"] = self.learning_rate
+            group["lr"] = self.learning_rate * group.get("lr_ratio", 1.0)
         self.optimizer.step()
         self.forget()
         self.taken += 1

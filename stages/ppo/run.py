@@ -4,20 +4,19 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from data import chat
 from data.config import Source
 from data.errors import DataError
 from data.formats import Prompt, Text
 from data.records import read_records, split
+from stages.adapters.start import Start, begin
 from stages.contract import Hardware, Job, Result
 from stages.core.artifacts import save_artifact
 from stages.core.checkpoints import Ground, Saver
 from stages.core.generation import Transformers
 from stages.core.interrupt import interruptible
 from stages.core.logprobs import TokenLogprobs, TokenValues
-from stages.core.models import check_fit, choose_precision, context_of, load_causal_lm, load_reward_model, load_tokenizer
+from stages.core.models import check_fit, choose_precision, context_of, load_causal_lm, load_reward_model, load_start, load_tokenizer
 from stages.core.rewards import backbone_of, build_rewards, reward_statistics
 from stages.core.text import text_documents
 from stages.core.trackers import Trackers
@@ -35,17 +34,19 @@ from stages.ppo.watch import Watch
 
 
 def run(job: Job, config: PPO, hardware: Hardware) -> Result:
-    """Improve the policy; leave it as a plain causal model (an adapter merged), and say what became of reward and KL."""
+    """Improve the policy; leave it as a causal model, or its adapter, and say what became of reward and KL."""
     ranks = join()
     precision = choose_precision(hardware)
     path = job.inputs["model"].path
     tokenizer = load_tokenizer(path)
     chat.check_template(tokenizer)
-    model = load_causal_lm(path, hardware)
+    model = load_start(path, hardware, config.adapter, "CAUSAL_LM")
     check_fit(model, tokenizer, path)
+    start = begin(model, config.adapter, "CAUSAL_LM", job=job, tokenizer=tokenizer)
+    model = start.model
     questions, held_out, notes = read_prompts(job, config, tokenizer, context_of(model))
     rewards = build_rewards(config.rewards, job, tokenizer, hardware)
-    players, how = build_players(job, config, hardware, model, tokenizer, ranks)
+    players, how = build_players(job, config, hardware, start, tokenizer, ranks)
     micro_batch = hardware.micro_batch if isinstance(hardware.micro_batch, int) else None
     rollouts = Rollouts(
         engine=Transformers(players.policy.module.model, micro_batch, precision.dtype),
@@ -79,9 +80,14 @@ def run(job: Job, config: PPO, hardware: Hardware) -> Result:
         training.train(stop)
     kept, left = training.keeping.settle(players.policy, config.steps)
     if ranks.first:
-        save_artifact(without_critic(players.policy.module.model), tokenizer, job.artifact, kind="causal-lm")
+        save_artifact(without_critic(players.policy.module.model), tokenizer, job.artifact, kind="causal-lm", kept=start.kept)
     ranks.wait()
-    return Result(steps=config.steps, metrics=watch.final(kept), tables=[watch.table()], notes=[*notes, *how, *left, *watch.told.values()])
+    return Result(
+        steps=config.steps,
+        metrics=watch.final(kept) | start.metrics,
+        tables=[watch.table()],
+        notes=[*notes, *how, *left, *watch.told.values()],
+    )
 
 
 def saver_of(job: Job, players: Players, ranks: Ranks) -> Saver:
@@ -96,8 +102,9 @@ def saver_of(job: Job, players: Players, ranks: Ranks) -> Saver:
     )
 
 
-def build_players(job: Job, config: PPO, hardware: Hardware, model: Any, tokenizer: Any, ranks: Ranks) -> tuple[Players, list[str]]:
-    """The policy from `model`, its reference, and a critic; and how they were made, a sentence each."""
+def build_players(job: Job, config: PPO, hardware: Hardware, start: Start, tokenizer: Any, ranks: Ranks) -> tuple[Players, list[str]]:
+    """The policy, its reference, and a critic; and how they were made, a sentence each."""
+    model = start.model
     dtype = choose_precision(hardware).dtype
     device = next(model.parameters()).device
     on_base = config.players == "shared-base"
@@ -107,16 +114,13 @@ def build_players(job: Job, config: PPO, hardware: Hardware, model: Any, tokeniz
         reference = frozen_copy(policy_module)
         notes = ["the reference is a frozen copy of the policy"]
     else:
-        from stages.adapters.building import add_adapter
-
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(job.seed)
-            adapted = add_adapter(model, config.adapter, "CAUSAL_LM")
+        twin = start.twin()
         if on_base:
-            add_critic(adapted, config.adapter, job.seed)
-        policy_module = (AdapterLogprobs if on_base else TokenLogprobs)(without_dropout(adapted), config.sampling.temperature, dtype)
-        reference = AdapterOff(policy_module)
-        notes = ["the reference is the policy with its adapter switched off"]
+            add_critic(model, config.adapter, job.seed)
+        policy_module = (AdapterLogprobs if on_base else TokenLogprobs)(without_dropout(model), config.sampling.temperature, dtype)
+        reference = AdapterOff(policy_module, twin)
+        how_off = "its adapter as it was before" if twin else "its adapter switched off"
+        notes = [*start.notes, f"the reference is the policy with {how_off}"]
     critic_module, how = build_critic(job, config, hardware, tokenizer, policy_module)
     for module in (policy_module, critic_module):
         _prepare(module, hardware)

@@ -5,6 +5,7 @@ from typing import Any
 
 from transformers import Trainer, TrainingArguments
 
+from stages.adapters.start import begin
 from stages.contract import Hardware, Job, Result
 from stages.core.artifacts import save_artifact
 from stages.core.baselines import bigram_perplexity
@@ -31,16 +32,14 @@ def run(job: Job, config: Pretrain, hardware: Hardware) -> Result:
     """Learn to predict text; measure on held-out text; leave a model that anyone can load."""
     precision = choose_precision(hardware)
     model, tokenizer, added = starting_point(job, config, hardware)
+    start = begin(model, config.adapter, "CAUSAL_LM", job=job, tokenizer=tokenizer)
+    model = start.model
     context = context_of(model)
     text = corpora(job, tokenizer, config.data, config.validation, config.held_out, temperature=config.temperature)
     documents, held_out = text.train.documents(context), text.held_out.documents(context)
     rows, held_rows = PackedRows(documents, capacity=context, seed=job.seed), PackedRows(held_out, capacity=context, seed=0)
     shape = shape_of_run(hardware, tokens=config.tokens, batch_tokens=config.batch_tokens, capacity=context)
-    if config.adapter:
-        from stages.adapters.building import add_adapter
-
-        model = add_adapter(model, config.adapter, "CAUSAL_LM", seed=job.seed)
-    notes = [*text.notes, *added, str(precision), describe(rows, shape, model)]
+    notes = [*text.notes, *added, *start.notes, str(precision), describe(rows, shape, model)]
     print(*notes, sep="\n", flush=True)
     with interruptible() as stop:
         trainer = Training(
@@ -55,9 +54,11 @@ def run(job: Job, config: Pretrain, hardware: Hardware) -> Result:
         )
         steps = train(trainer, tokenizer)
         metrics = measured(model, held_rows, shape, text.held_out)
-        trainer.finish(lambda: save_artifact(untaught(model), tokenizer, job.artifact, kind="causal-lm"))
+        trainer.finish(lambda: save_artifact(untaught(model), tokenizer, job.artifact, kind="causal-lm", kept=start.kept))
     control, told = bigram_control(documents, held_out, len(tokenizer))
-    return Result(steps=steps, metrics={**metrics, **control, **trainer.trouble.metrics()}, notes=[*notes, *told, *trainer.notes()])
+    return Result(
+        steps=steps, metrics={**metrics, **control, **start.metrics, **trainer.trouble.metrics()}, notes=[*notes, *told, *trainer.notes()]
+    )
 
 
 def starting_point(job: Job, config: Pretrain, hardware: Hardware) -> tuple[Any, Any, list[str]]:
@@ -66,7 +67,7 @@ def starting_point(job: Job, config: Pretrain, hardware: Hardware) -> tuple[Any,
         tokenizer = load_tokenizer(job.inputs["tokenizer"].path)
         tokenizer.model_max_length = config.model.context
         return new_llama(config.model, tokenizer, job.seed), tokenizer, []
-    return existing(job, hardware)
+    return existing(job, hardware, config.adapter)
 
 
 def measured(model: Any, rows: PackedRows, shape: Shape, held_out: Corpus) -> dict[str, float]:

@@ -8,10 +8,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from stages.adapters.prompts import has_prompt, hidden_states
 from stages.contract import StageError
 from stages.core.rewards import backbone_of, last_token_scores
 from stages.core.statistics import Floats
 from stages.reward import attention
+from stages.reward.attention import Fork
 from stages.reward.rows import Pair, micro_batches, row_of
 
 TOKENS_AT_ONCE = 8192
@@ -26,31 +28,50 @@ def teach(model: Any) -> Any:
     It has to be the forward pass: DDP and DeepSpeed only synchronise what goes through it. Called without `forks` it answers as before.
     Raises StageError if the architecture does not compute forked rows exactly; checked on the spot.
     """
-    inner = classifier_of(model)
-    stock, usual = inner.forward, inner.config._attn_implementation
-    inner.set_attn_implementation(attention.NAME)
+    inner, taught = classifier_of(model), model if has_prompt(model) else classifier_of(model)
+    stock, usual = taught.forward, inner.config._attn_implementation
+    if not has_prompt(model):  # virtual tokens lie before each conversation, which therefore gets a row of its own
+        inner.set_attn_implementation(attention.NAME)
 
     def forward(self: Any, *args: Any, forks: Any = None, ends: Tensor | None = None, **inputs: Any) -> Any:
         if forks is None or ends is None:
             return stock(*args, **inputs)
-        row = {"input_ids": inputs["input_ids"], "position_ids": inputs["position_ids"], "forks": forks}
-        hidden_TH = backbone_of(self)(**row, use_cache=False).last_hidden_state[0]
+        if has_prompt(self):
+            last_N2H = one_by_one(self, backbone_of(inner), inputs["input_ids"][0], forks)
+        else:
+            row = {"input_ids": inputs["input_ids"], "position_ids": inputs["position_ids"], "forks": forks}
+            last_N2H = backbone_of(inner)(**row, use_cache=False).last_hidden_state[0][ends]
         # Outside autocast: differences of rewards are small against the rewards, and bf16 has three digits.
-        with torch.autocast(hidden_TH.device.type, enabled=False):
-            scores: Tensor = self.score(hidden_TH[ends].float())[..., 0]
+        with torch.autocast(last_N2H.device.type, enabled=False):
+            scores: Tensor = inner.score(last_N2H.float())[..., 0]
         return scores
 
-    inner.forward = MethodType(forward, inner)
+    taught.forward = MethodType(forward, taught)
     inner.usual_attention = usual
     _check(model)
     return model
+
+
+def one_by_one(model: Any, backbone: Any, ids_T: Tensor, forks: Sequence[Fork]) -> Tensor:
+    """Last hidden states (pairs, 2, H) of the conversations of a forked row, each computed as a row of its own behind the virtual tokens."""
+    rows: list[Tensor] = []
+    begin = 0
+    for fork in forks:
+        first = ids_T[begin : begin + fork.first]
+        own = ids_T[begin + fork.first : begin + fork.first + fork.second]
+        rows += [first, torch.cat([first[: fork.shared], own])]
+        begin += fork.first + fork.second
+    hidden_BLH = hidden_states(model, backbone, nn.utils.rnn.pad_sequence(rows, batch_first=True))
+    last_B = torch.tensor([len(row) - 1 for row in rows], device=ids_T.device)
+    last_BH = hidden_BLH[torch.arange(len(rows), device=ids_T.device), last_B]
+    return last_BH.view(-1, 2, last_BH.size(-1))
 
 
 def untaught(model: Any) -> Any:
     """The model with its own forward pass and attention again."""
     inner = classifier_of(model)
     inner.set_attn_implementation(vars(inner).pop("usual_attention"))
-    del inner.forward
+    del (model if has_prompt(model) else inner).forward
     return model
 
 
@@ -102,8 +123,9 @@ def _check(model: Any) -> None:
         head.weight.copy_(torch.linspace(-1, 1, kept.numel()).view_as(kept))
         forked = score_pairs(model, pairs)
         inner.set_attn_implementation("sdpa")
-        alone = last_token_scores(inner, [ids for pair in pairs for ids in (pair.chosen, pair.rejected)]).double().numpy().reshape(-1, 2)
-        inner.set_attn_implementation(attention.NAME)
+        alone = last_token_scores(model, [ids for pair in pairs for ids in (pair.chosen, pair.rejected)]).double().numpy().reshape(-1, 2)
+        if not has_prompt(model):
+            inner.set_attn_implementation(attention.NAME)
         head.weight.copy_(kept)
     difference = float(np.abs(forked - alone).max())
     if not difference <= TOLERANCE * max(1.0, float(np.abs(alone).max())):

@@ -9,13 +9,13 @@ from transformers import TrainingArguments
 
 from data.chat import check_template
 from data.errors import DataError
-from stages.adapters.building import add_adapter
+from stages.adapters.start import begin
 from stages.contract import Hardware, Job, Result, StageError
 from stages.core.artifacts import save_artifact
 from stages.core.baselines import BagOfWords
 from stages.core.checkpoints import Score
 from stages.core.interrupt import interruptible
-from stages.core.models import Precision, check_fit, choose_precision, context_of, device_of, load_reward_model, load_tokenizer
+from stages.core.models import Precision, check_fit, choose_precision, context_of, device_of, load_start, load_tokenizer
 from stages.core.rows import Shape, divisor
 from stages.core.training import AUTO_TOKENS, arguments, train
 from stages.reward.config import Reward
@@ -41,28 +41,29 @@ def run(job: Job, config: Reward, hardware: Hardware) -> Result:
     """Read the pairs, train from the SFT model, judge on held-out pairs, leave the model with its mean and deviation."""
     path = job.inputs["model"].path
     precision = choose_precision(hardware)
-    tokenizer, model = load_tokenizer(path), load_reward_model(path, hardware)
+    tokenizer, model = load_tokenizer(path), load_start(path, hardware, config.adapter, "SEQ_CLS")
     check_template(tokenizer)
     check_fit(model, tokenizer, path)
     if tokenizer.pad_token_id is None:
         raise DataError(f"{path}: the tokenizer has no pad token, and a score is read at the last token that is no padding; add one first")
+    start = begin(model, config.adapter, "SEQ_CLS", job=job, tokenizer=tokenizer)
+    model = start.model
     data = read(job, config, tokenizer, min(config.max_tokens or context_of(model), context_of(model)))
     print(f"{precision}; {len(data.training):,} pairs to learn from, {len(data.held_out):,} held out", flush=True)
-    model = add_adapter(model, config.adapter, "SEQ_CLS", seed=job.seed) if config.adapter else model
-    model = teach(without_dropout(model))
+    model = teach(without_dropout(start.model))
     with interruptible() as stop:
         trainer = trainer_of(model, data, job, config, precision, stop)
         steps = train(trainer, tokenizer)
         held_out = judged(data.held_out, score_pairs(model, data.held_out))
         control, told = controls(data)
-        metrics = {**judge(held_out), **control, **trainer.trouble.metrics()}
+        metrics = {**judge(held_out), **control, **start.metrics, **trainer.trouble.metrics()}
         statistics = {name: metrics[name] for name in ("reward_mean", "reward_std")}
-        trainer.finish(lambda: save_artifact(untaught(model), tokenizer, job.artifact, kind="reward-model", **statistics))
+        trainer.finish(lambda: save_artifact(untaught(model), tokenizer, job.artifact, kind="reward-model", kept=start.kept, **statistics))
     return Result(
         steps=steps,
         metrics=metrics,
         tables=[slices(held_out), reliability_table(held_out)],
-        notes=[*data.notes, told, str(precision), *trainer.notes()],
+        notes=[*data.notes, told, *start.notes, str(precision), *trainer.notes()],
     )
 
 

@@ -10,6 +10,7 @@ from trl import SFTConfig, SFTTrainer
 from data.chat import Tokens, check_template, render_all
 from data.errors import DataError
 from data.formats import Chat
+from stages.adapters.start import begin
 from stages.contract import Hardware, Job, Result
 from stages.core.artifacts import save_artifact
 from stages.core.causal import CausalTraining, describe, teach, total_nats, untaught
@@ -43,18 +44,16 @@ def run(job: Job, config: SFT, hardware: Hardware) -> Result:
     precision = choose_precision(hardware)
     tokenizer = tokenizer_of(job)
     check_template(tokenizer)
-    model, tokenizer, added = existing(job, hardware)
+    model, tokenizer, added = existing(job, hardware, config.adapter)
+    start = begin(model, config.adapter, "CAUSAL_LM", job=job, tokenizer=tokenizer)
+    model = start.model
     context = min(config.max_tokens or context_of(model), context_of(model))
     chats = read_chats(job, config, tokenizer, context)
     held_out = held_out_documents(tokenizer, chats.held_out, config, context)
     control, told = behind_other_prompts(tokenizer, chats.held_out, learn=config.learn, max_tokens=context, seed=job.seed)
     rows = PackedRows(chats.train, capacity=context, seed=job.seed)
     shape = shape_of_run(hardware, rows=round(config.epochs * rows.per_epoch), batch_tokens=config.batch_tokens, capacity=context)
-    if config.adapter:
-        from stages.adapters.building import add_adapter
-
-        model = add_adapter(model, config.adapter, "CAUSAL_LM", seed=job.seed)
-    notes = [*chats.notes, *added, *told, str(precision), describe(rows, shape, model)]
+    notes = [*chats.notes, *added, *told, *start.notes, str(precision), describe(rows, shape, model)]
     print(*notes, sep="\n", flush=True)
     with interruptible() as stop:
         trainer = Training(
@@ -73,8 +72,8 @@ def run(job: Job, config: SFT, hardware: Hardware) -> Result:
         )
         steps = train(trainer, tokenizer)
         metrics = measured(model, held_out, documents_of(control), context, shape.micro_batch)
-        trainer.finish(lambda: save_artifact(untaught(model), tokenizer, job.artifact, kind="causal-lm"))
-    return Result(steps=steps, metrics={**metrics, **trainer.trouble.metrics()}, notes=[*notes, *trainer.notes()])
+        trainer.finish(lambda: save_artifact(untaught(model), tokenizer, job.artifact, kind="causal-lm", kept=start.kept))
+    return Result(steps=steps, metrics={**metrics, **start.metrics, **trainer.trouble.metrics()}, notes=[*notes, *trainer.notes()])
 
 
 def held_out_documents(tokenizer: Any, chats: list[Chat], config: SFT, context: int) -> list[Document]:

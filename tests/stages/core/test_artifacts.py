@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from stages.contract import Artifact, Hardware, StageError
-from stages.core import artifacts
+from stages.core import parity
 from stages.core.artifacts import save_artifact
 from stages.core.models import load_causal_lm, load_reward_model, load_tokenizer
 from stages.core.publishing import publish
@@ -57,7 +57,7 @@ def test_a_reward_model_starts_at_zero_and_keeps_its_head_and_statistics(llama, 
 
 def test_a_model_that_changed_on_its_way_to_disk_is_refused_and_nothing_appears(llama, tokenizer, tmp_path, monkeypatch):
     model = llama()
-    monkeypatch.setattr(artifacts, "TOLERANCE", -1.0)
+    monkeypatch.setitem(parity.TOLERANCES, torch.float32, -1.0)
     with pytest.raises(StageError, match="differs from the trained one"):
         save_artifact(model, tokenizer, tmp_path / "artifact", kind="causal-lm")
     assert not (tmp_path / "artifact").exists()
