@@ -1,5 +1,6 @@
 """The commands that only look: check, plan, status, schema; and init. Each gives its exit code; results go to standard output."""
 
+import argparse
 import json
 from pathlib import Path
 from typing import Any
@@ -120,12 +121,25 @@ def _renamed(text: str, stem: str) -> str:
     return re.sub(r"^name:.*$", f"name: {name}", text, count=1, flags=re.MULTILINE)
 
 
+def _count(word: str) -> int:
+    if not word.isdecimal():
+        raise argparse.ArgumentTypeError(f"found '{word}', wanted a whole number from 0")
+    return int(word)
+
+
 def run(arguments: list[str], worker: tuple[str, ...] | None = None) -> int:
     """Carry out a recipe."""
     parser = Parser("run", "Carry out a recipe: finished stages are skipped, half-done ones resumed.").recipe().selection().json()
     parser.add_argument("--dry-run", action="store_true", help="show the plan and the commands, start nothing")
     parser.add_argument(
         "--grace", metavar="SECONDS", type=float, default=120.0, help="time a stopped stage has for its checkpoint (default: 120)"
+    )
+    parser.add_argument(
+        "--max-restarts",
+        metavar="N",
+        type=_count,
+        default=0,
+        help="start a stage again, up to N times, after it crashed, was killed or hung (default: 0)",
     )
     options = parser.read(arguments)
     from pipeline.running import run_recipe

@@ -4,6 +4,7 @@ PipelineError
 ├── RecipeError   the command line, the recipe or the data is wrong; nothing was started   exit 2
 ├── HeldError     another process works on this run                                          exit 3
 └── StoreError    what lies in the run directory cannot be used                              exit 1
+    └── LaterFormatError   a later version of this program wrote it
 """
 
 import difflib
@@ -43,6 +44,10 @@ class HeldError(PipelineError):
 
 class StoreError(PipelineError):
     """A file in the run directory is not what it should be."""
+
+
+class LaterFormatError(StoreError):
+    """A manifest that a later version of this program wrote."""
 
 
 def suggestion(found: object, known: Iterable[str]) -> str:

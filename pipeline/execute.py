@@ -8,8 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
-
+from pipeline.ending import Ending, ending, last_lines
 from pipeline.errors import RecipeError, StoreError
 from pipeline.identity import Identity, identity_of
 from pipeline.jobs import make_job, relative, surroundings
@@ -18,12 +17,11 @@ from pipeline.lock import Lock
 from pipeline.plan import Plan, Selection, Step, make_plan
 from pipeline.process import Stop, spawn, watch
 from pipeline.progress import Tail, View, duration, numbers
+from pipeline.publish.secrets import redact, secret_values
 from pipeline.reasons import missed_gates
-from pipeline.store import Attempt, StageFolder, now, write_json
-from stages.contract import DONE, FAILED, INTERRUPTED, WRONG_INPUT, Artifact, Hardware, Result
-
-LOG_LINES = 15
-"""Shown of the log of a stage that failed."""
+from pipeline.results import artifact_complaint, result_of
+from pipeline.store import Attempt, now, write_json
+from stages.contract import AGAIN, DONE, FAILED, INTERRUPTED, WRONG_INPUT, Hardware, Result
 
 
 @dataclass
@@ -40,6 +38,8 @@ class Execution:
     """The command that goes on after a failure."""
     worker: Sequence[str] = WORKER
     grace_seconds: float = 120.0
+    max_restarts: int = 0
+    """Times that a stage is started again after it crashed, was killed or hung."""
     hardware: Hardware = field(default_factory=Hardware)
 
     def __post_init__(self) -> None:
@@ -63,7 +63,7 @@ class Execution:
                 run.make_current(name, step.folder)
             if step.missed or step.action == "blocked":
                 code = FAILED
-            if self.stop.count:
+            if self.stop.asked:
                 return self._interrupted(name)
         return code
 
@@ -86,7 +86,21 @@ class Execution:
             attempts = step.folder.attempts()
             return self._seal(step, attempts[-1] if attempts else step.folder.new_attempt())
         self._still_the_same(step)
-        return self._attempt(step)
+        return self._attempts(step)
+
+    def _attempts(self, step: Step) -> int:
+        """Starts the stage, and again where it rolled back or, within the limit, where it ended as nobody foresaw."""
+        left = self.max_restarts
+        while True:
+            attempt, ended = self._attempt(step)
+            if ended.code == DONE:
+                return self._seal(step, attempt)
+            if self.stop.asked or not (ended.code == AGAIN or (ended.unforeseen and left)):
+                return self._failed(step, attempt, ended)
+            left -= ended.code != AGAIN
+            first = f" ({redact(ended.first, self._secrets())})" if ended.first else ""
+            start = step.folder.checkpoint() or "the start"
+            self.view.say(f"  {step.name} {ended.how} in attempt {attempt.number}{first}; goes on from {start}, {left} restarts left")
 
     def _still_the_same(self, step: Step) -> None:
         """The plan may be hours old: data that changed since then is another stage."""
@@ -94,7 +108,7 @@ class Execution:
         if fresh.fingerprint != step.identity.fingerprint:
             raise RecipeError(f"the data of stage '{step.name}' changed since this run began; run again to take it as it is now")
 
-    def _attempt(self, step: Step) -> int:
+    def _attempt(self, step: Step) -> tuple[Attempt, Ending]:
         """Starts the stage's process, waits for its end, notes how it ended."""
         folder = step.folder
         folder.unseal()
@@ -108,15 +122,12 @@ class Execution:
         argv = command(job.folder / "job.json", self.hardware, config.resolve(), self.worker)
         write_json(attempt.folder / "env.json", surroundings(self.hardware, argv))
         self.plan.run.event("started", stage=step.name, folder=folder.path.name, attempt=attempt.number)
-        started = time.time()
-        code = self._child(step, attempt, argv)
-        how = _how(code, stopped=bool(self.stop.count))
-        seconds = round(time.time() - started, 1)
-        write_json(attempt.folder / "exit.json", {"code": code, "how": how, "seconds": seconds, "finished": now()})
-        self.plan.run.event("ended", stage=step.name, folder=folder.path.name, attempt=attempt.number, how=how, seconds=seconds)
-        if code == DONE:
-            return self._seal(step, attempt)
-        return self._failed(step, attempt, code, how)
+        started = time.monotonic()  # a clock that is set meanwhile changes no duration
+        ended = ending(attempt, self._child(step, attempt, argv), stopped=self.stop.asked)
+        seconds = round(time.monotonic() - started, 1)
+        write_json(attempt.folder / "exit.json", {"code": ended.code, "how": ended.how, "seconds": seconds, "finished": now()})
+        self.plan.run.event("ended", stage=step.name, folder=folder.path.name, attempt=attempt.number, how=ended.how, seconds=seconds)
+        return attempt, ended
 
     def _child(self, step: Step, attempt: Attempt, argv: Sequence[str]) -> int:
         tail = Tail(step.folder.path / "metrics.jsonl")
@@ -130,16 +141,16 @@ class Execution:
 
         self.view.open(step.name)
         try:
-            return watch(child, self.stop, self.grace_seconds, tick)
+            return watch(child, self.stop, self.grace_seconds, tick, launched=accelerate_config(self.hardware) is not None)
         finally:
             self.view.close()
 
     def _seal(self, step: Step, attempt: Attempt) -> int:
         """Checks what the stage left and writes its manifest, the last file of all."""
-        result = _result(step.folder)
-        complaint = result if isinstance(result, str) else _artifact_complaint(step)
+        result = result_of(step.folder)
+        complaint = result if isinstance(result, str) else artifact_complaint(step.folder.artifact, step.config)
         if complaint:
-            return self._failed(step, attempt, FAILED, f"said that it is done, but {complaint}")
+            return self._failed(step, attempt, Ending(FAILED, f"said that it is done, but {complaint}"))
         assert isinstance(result, Result)  # noqa: S101 - for the type checker; a text was returned above
         manifest = step.folder.seal(self._statement(step, result))
         self.plan.run.event("done", stage=step.name, folder=step.folder.path.name, digest=manifest["digest"])
@@ -177,57 +188,25 @@ class Execution:
                 found[reference.field] |= {"fingerprint": above.identity.fingerprint, "digest": (above.manifest or {}).get("digest")}
         return found
 
-    def _failed(self, step: Step, attempt: Attempt, code: int, how: str) -> int:
-        if code == INTERRUPTED or self.stop.count:
+    def _secrets(self) -> tuple[str, ...]:
+        return secret_values(os.environ)
+
+    def _failed(self, step: Step, attempt: Attempt, ended: Ending) -> int:
+        if ended.code == INTERRUPTED or self.stop.asked:
             return self._interrupted(step.name)
-        self.view.say(f"\n{step.name} {how}, in attempt {attempt.number}")
-        lines = _last_lines(attempt.log)
+        self.view.say(f"\n{step.name} {ended.how}, in attempt {attempt.number}")
+        if ended.first:
+            self.view.say(f"  {redact(ended.first, self._secrets())}")
+        lines = last_lines(attempt.log, self._secrets())
         if lines:
             self.view.say(f"  last lines of {relative(attempt.log)}:")
             self.view.say("\n".join(f"  | {line}" for line in lines))
         self.view.say(f"  finished stages stay finished; to go on: {self.go_on}")
-        return WRONG_INPUT if code == WRONG_INPUT else FAILED
+        return WRONG_INPUT if ended.code == WRONG_INPUT else FAILED
 
     def _interrupted(self, name: str) -> int:
         self.view.say(f"\nstopped at {name}; to go on: {self.go_on}")
         return INTERRUPTED
-
-
-def _how(code: int, *, stopped: bool) -> str:
-    if code < 0:
-        return f"was ended by signal {-code}"
-    words = {
-        DONE: "ended well",
-        WRONG_INPUT: "found its data or settings wrong (exit code 2)",
-        INTERRUPTED: "was interrupted after a checkpoint",
-    }
-    return words.get(code, f"was stopped (exit code {code})" if stopped else f"failed (exit code {code})")
-
-
-def _result(folder: StageFolder) -> Result | str:
-    file = folder.path / "result.json"
-    try:
-        result = Result.model_validate_json(file.read_bytes())
-    except OSError:
-        return "left no result.json"
-    except ValidationError as error:
-        return f"its result.json is wrong: {' '.join(str(error).split())[:200]}"
-    return result if result.status == "done" else f"its result.json says '{result.status}'"
-
-
-def _artifact_complaint(step: Step) -> str | None:
-    folder = step.folder.artifact
-    if not folder.is_dir() or not any(folder.iterdir()):
-        return "left no artifact"
-    says = folder / "artifact.json"
-    if not says.exists():
-        return None
-    try:
-        kind = Artifact.model_validate_json(says.read_bytes()).kind
-    except ValidationError as error:
-        return f"its artifact.json is wrong: {' '.join(str(error).split())[:200]}"
-    makes = type(step.config).makes
-    return None if kind == makes else f"its artifact is a {kind}, and a {step.kind} stage makes a {makes}"
 
 
 def _read(file: Path) -> Any:
@@ -237,12 +216,3 @@ def _read(file: Path) -> Any:
         return read_json(file)
     except StoreError:
         return None
-
-
-def _last_lines(log: Path) -> list[str]:
-    try:
-        with log.open("rb") as stream:
-            stream.seek(max(0, stream.seek(0, 2) - 16_384))
-            return stream.read().decode(errors="replace").splitlines()[-LOG_LINES:]
-    except FileNotFoundError:
-        return []

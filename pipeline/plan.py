@@ -6,10 +6,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pipeline.artifacts import MANIFEST, inspect
-from pipeline.errors import Problem, RecipeError, StoreError, suggestion
+from pipeline.errors import LaterFormatError, Problem, RecipeError, StoreError, suggestion
 from pipeline.identity import Identity, identities
 from pipeline.reasons import differences, missed_gates
 from pipeline.recipe import Recipe
+from pipeline.results import artifact_complaint
 from pipeline.store import Run, StageFolder, age
 from stages.core.config import StageConfig
 
@@ -130,7 +131,10 @@ def _takes(recipe: Recipe, name: str) -> list[str]:
 def _decide(recipe: Recipe, run: Run, name: str, identity: Identity, steps: Mapping[str, Step], *, redo: bool) -> Step:
     folder = run.folder(name, identity.fingerprint)
     config = recipe.stages[name]
-    action, reason, manifest = _state(recipe, run, name, identity, folder, steps)
+    try:
+        action, reason, manifest = _state(recipe, run, name, identity, folder, steps)
+    except LaterFormatError as error:  # whole, and not ours to replace
+        return Step(name, config, identity, folder, "run", f"{error}; that result is kept", redo=True)
     missed: list[str] = []
     if manifest is not None:
         missed = missed_gates(config, manifest.get("metrics", {}))
@@ -158,10 +162,15 @@ def _state(
             again = "" if current and current.path == folder.path else "; becomes current again"
             return "skip", f"done {age(str(manifest['finished']))}{again}", manifest
         damaged = f"was done, but {faults[0]}; " if faults else ""
+    except LaterFormatError:
+        raise
     except StoreError as error:
         damaged = f"{error}; "
     if not damaged and folder.result() is not None and folder.artifact.is_dir():
-        return "seal", "finished while nobody watched", None
+        complaint = artifact_complaint(folder.artifact, recipe.stages[name])
+        if complaint is None:
+            return "seal", "finished while nobody watched", None
+        damaged = f"finished, but {complaint}; "
     if (checkpoint := folder.checkpoint()) is not None:
         return "resume", f"{damaged}from {checkpoint}{_ending(folder)}", None
     if damaged:

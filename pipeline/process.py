@@ -14,12 +14,17 @@ POLL_SECONDS = 0.25
 
 
 class Stop:
-    """Notes SIGINT, SIGTERM and SIGHUP while it is open: the first asks the stage for a checkpoint, the second ends it at once."""
+    """Notes signals while it is open. SIGINT, SIGTERM and SIGHUP: the first asks the stage for a checkpoint, the second ends it at once.
 
-    SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    SIGUSR1 and SIGUSR2, by which schedulers warn before a time limit (`sbatch --signal=B:USR1@120`), only ask.
+    """
+
+    SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
+    WARNINGS = (signal.SIGUSR1, signal.SIGUSR2)
 
     def __init__(self) -> None:
         self.count = 0
+        self.warned = False
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> "Stop":
@@ -33,7 +38,15 @@ class Stop:
             signal.signal(number, handler)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        self.count += 1
+        if number in self.WARNINGS:
+            self.warned = True
+        else:
+            self.count += 1
+
+    @property
+    def asked(self) -> bool:
+        """Whether the run is to end after a checkpoint."""
+        return self.warned or self.count > 0
 
 
 def spawn(argv: Sequence[str], *, folder: Path, log: Path, environment: dict[str, str], descriptor: int) -> subprocess.Popen[bytes]:
@@ -51,9 +64,10 @@ def spawn(argv: Sequence[str], *, folder: Path, log: Path, environment: dict[str
         )
 
 
-def watch(child: subprocess.Popen[bytes], stop: Stop, grace_seconds: float, tick: Callable[[], None]) -> int:
+def watch(child: subprocess.Popen[bytes], stop: Stop, grace_seconds: float, tick: Callable[[], None], *, launched: bool = False) -> int:
     """Waits for the child, passes signals on to its whole group, and leaves no member of the group behind.
 
+    `launched`: the child is a launcher, whose own way to stop gives its workers 30 seconds: the request then goes to them.
     Gives the exit code; one below zero is the signal that ended the child.
     """
     deadline: float | None = None
@@ -62,9 +76,9 @@ def watch(child: subprocess.Popen[bytes], stop: Stop, grace_seconds: float, tick
             with suppress(subprocess.TimeoutExpired):
                 return child.wait(POLL_SECONDS)
             tick()
-            if stop.count and deadline is None:
+            if stop.asked and deadline is None:
                 deadline = time.monotonic() + grace_seconds
-                _signal(child.pid, signal.SIGTERM)
+                _ask(child.pid, launched=launched)
             if deadline is not None and (stop.count > 1 or time.monotonic() > deadline):
                 _signal(child.pid, signal.SIGKILL)
     except BaseException:
@@ -76,6 +90,26 @@ def watch(child: subprocess.Popen[bytes], stop: Stop, grace_seconds: float, tick
         # The leader may be dead and its workers not: the group lives on until its last member.
         _signal(child.pid, signal.SIGKILL)
         child.wait()
+
+
+def _ask(pid: int, *, launched: bool) -> None:
+    """Asks the processes of a stage for a checkpoint."""
+    workers = _children(pid) if launched else []
+    for worker in workers:
+        with suppress(ProcessLookupError, PermissionError):
+            os.kill(worker, signal.SIGTERM)
+    if not workers:
+        _signal(pid, signal.SIGTERM)
+
+
+def _children(pid: int) -> list[int]:
+    """Processes that a process has started; none where the system does not tell."""
+    found = []
+    for status in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError, ValueError, IndexError):
+            if int(status.read_text().rpartition(")")[2].split()[1]) == pid:
+                found.append(int(status.parent.name))
+    return found
 
 
 def _signal(group: int, number: int) -> None:

@@ -44,7 +44,7 @@ def run_recipe(options: argparse.Namespace, arguments: Sequence[str], worker: Se
 
         with Stop() as stop:
             again = f"pipeline run {shlex.join(_again(options, arguments))}"
-            execution = Execution(plan, selection, known, lock, view(), stop, again, worker or WORKER, options.grace)
+            execution = Execution(plan, selection, known, lock, view(), stop, again, worker or WORKER, options.grace, options.max_restarts)
             code = execution.execute()
     _end(make_plan(recipe, run, Selection(), known), options.recipe, code, as_json=options.json)
     if code == DONE and recipe.publish is not None:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.artifacts import MANIFEST, content_digest, file_digest, listing
-from pipeline.errors import StoreError
+from pipeline.errors import LaterFormatError, StoreError
 
 FORMAT = 1
 """Of manifests; raised when a field changes its meaning."""
@@ -89,7 +89,7 @@ class StageFolder:
         if not isinstance(found, dict) or not isinstance(found.get("files"), dict):
             raise StoreError(f"{self.path / MANIFEST} is not a manifest; move it away and run again")
         if found.get("format") != FORMAT:
-            raise StoreError(
+            raise LaterFormatError(
                 f"{self.path / MANIFEST} has format {found.get('format')}, this version reads {FORMAT}; use the version that wrote it"
             )
         return found

@@ -17,6 +17,9 @@ from pipeline.store import Run, StageFolder, read_json
 from pipeline.target import open_target
 from stages.contract import DONE
 
+SEAL = "COMPLETE"
+"""As in `stages.core.checkpoints`: a listing like that of a manifest."""
+
 
 def clean_run(options: argparse.Namespace) -> int:
     """Lists what the recipe does not ask for any more; removes it with `--yes`, while no other process works on the run."""
@@ -98,6 +101,25 @@ def _environment() -> Iterator[dict[str, str]]:
     yield _entry("disk", f"{free / 1e9:,.1f} GB free here", note=free < 5e9)
 
 
+def _checkpoints(folder: StageFolder) -> Iterator[dict[str, str]]:
+    """Every checkpoint of a stage against its seal; a damaged one costs steps and not the result, for resuming passes it over."""
+    for checkpoint in sorted((folder.path / "checkpoints").glob("step-*")):
+        name = relative(checkpoint)
+        try:
+            seal = read_json(checkpoint / SEAL)
+        except StoreError as error:
+            yield _entry(name, str(error), wrong=True)
+            continue
+        if not isinstance(seal, dict) or not isinstance(seal.get("files"), dict):
+            yield _entry(name, f"its {SEAL} marker is missing; resuming passes it over", wrong=True)
+            continue
+        faults = StageFolder(checkpoint).faults(seal, contents=True)
+        text = f"{'; '.join(faults)}; resuming passes it over" if faults else f"{len(seal['files'])} files whole"
+        yield _entry(name, text, wrong=bool(faults))
+    for left in (folder.path / "checkpoints").glob(".partial-*"):
+        yield _entry(relative(left), "was not finished; the next attempt removes it", note=True)
+
+
 def _results(run: Run) -> Iterator[dict[str, str]]:
     """Every stage folder of a run, its files read in full."""
     folders = list(run.folders())
@@ -115,6 +137,8 @@ def _results(run: Run) -> Iterator[dict[str, str]]:
             continue
         faults = folder.faults(manifest, contents=True)
         yield _entry(name, "; ".join(faults) or f"{len(manifest['files'])} files whole", wrong=bool(faults))
+    for folder in folders:
+        yield from _checkpoints(folder)
     for file in ("overrides.json", "hub.json"):
         try:
             read_json(run.path / file)

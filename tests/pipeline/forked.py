@@ -47,7 +47,7 @@ def fork(argv: Sequence[str], *, folder: Path, log: Path, environment: dict[str,
             os.dup2(output, number)
         sys.stdout = os.fdopen(1, "w", closefd=False)
         sys.stderr = os.fdopen(2, "w", closefd=False)
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
             signal.signal(number, signal.SIG_DFL)
         os.environ.clear()
         os.environ.update(environment)

@@ -1,5 +1,6 @@
 """The other commands, and what a first look costs."""
 
+import hashlib
 import json
 import os
 import subprocess
@@ -248,3 +249,19 @@ def test_a_look_loads_nothing_heavy_and_costs_little(words: list[str], tmp_path:
     assert heavy == []
     # The promise is 0.4 s on a quiet machine with compiled bytecode; this only catches what is far off.
     assert float(seconds) < 1.6
+
+
+def test_a_doctor_verifies_checkpoints_too(workshop: Workshop, capsys: Output):
+    workshop.carry_out("--until", "base")
+    folder = workshop.folder("base").path / "checkpoints" / "step-000004"
+    (folder / "optimizer.pt").write_bytes(b"moments")
+    digest = hashlib.sha256(b"moments").hexdigest()
+    (folder / "COMPLETE").write_text(json.dumps({"files": {"optimizer.pt": {"size": 7, "sha256": digest}}}))
+    assert workshop.call("doctor", "chain.yaml") == contract.DONE
+    (folder / "optimizer.pt").write_bytes(b"mOments")
+    capsys.readouterr()
+    assert workshop.call("doctor", "chain.yaml") == contract.FAILED
+    assert "optimizer.pt has changed: its SHA-256 is not the manifest's; resuming passes it over" in capsys.readouterr().out
+    (folder / "COMPLETE").write_text('{"files": {"opt')
+    assert workshop.call("doctor", "chain.yaml") == contract.FAILED
+    assert "COMPLETE cannot be read" in capsys.readouterr().out

@@ -299,3 +299,27 @@ def test_a_run_can_answer_in_json(workshop: Workshop, capsys: pytest.CaptureFixt
     found = json.loads(capsys.readouterr().out)
     assert found["exit_code"] == 0
     assert found["stages"][1]["metrics"] == {"loss": 0.25}
+
+
+def test_a_result_of_a_later_version_is_kept_and_the_stage_runs_beside_it(workshop: Workshop):
+    workshop.carry_out()
+    manifest = workshop.folder("base").path / "manifest.json"
+    later = json.dumps(json.loads(manifest.read_text()) | {"format": 99})
+    manifest.write_text(later)
+    step = workshop.plan().step("base")
+    assert step.action == "run"
+    assert "has format 99" in step.reason
+    assert "that result is kept" in step.reason
+    assert workshop.carry_out() == DONE
+    kept = workshop.folder("base").path.with_name(workshop.folder("base").path.name + ".1")
+    assert (kept / "manifest.json").read_text() == later
+    assert (kept / "artifact/weights.txt").exists()
+    assert workshop.actions()["base"] == "skip"
+
+
+def test_a_result_of_the_wrong_kind_is_made_again_and_not_sealed_for_ever(workshop: Workshop):
+    assert workshop.carry_out("--until", "base", "stages.base.behaviour=wrong-kind") == FAILED
+    step = workshop.plan().step("base")
+    assert step.action == "resume"
+    assert "finished, but its artifact is a reward-model" in step.reason
+    assert workshop.carry_out("--until", "base") == DONE

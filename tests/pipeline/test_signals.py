@@ -68,7 +68,7 @@ def start(workshop: Workshop) -> Iterator[Callable[..., subprocess.Popen[str]]]:
         os.killpg(stage_pid(workshop), signal.SIGKILL)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
 def test_a_signal_stops_the_stage_after_a_checkpoint_and_the_same_command_goes_on(
     workshop: Workshop, start: Callable[..., subprocess.Popen[str]], number: int
 ):
@@ -109,6 +109,21 @@ def test_a_second_signal_ends_a_stage_that_does_not_listen(workshop: Workshop, s
     process.communicate(timeout=PATIENCE)
     assert process.returncode == INTERRUPTED
     assert not alive(stage)
+
+
+def test_a_schedulers_warning_asks_once_however_often_it_comes(workshop: Workshop, start: Callable[..., subprocess.Popen[str]]):
+    process = start("deaf")
+    stage = stage_pid(workshop)
+    for _ in range(2):
+        process.send_signal(signal.SIGUSR1)
+        time.sleep(0.4)
+    assert alive(stage), "its time is not over yet"
+    process.send_signal(signal.SIGTERM)
+    time.sleep(0.4)
+    assert alive(stage)
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=PATIENCE)
+    assert process.returncode == INTERRUPTED
 
 
 def test_a_stage_that_takes_longer_than_its_grace_is_ended(workshop: Workshop, start: Callable[..., subprocess.Popen[str]]):

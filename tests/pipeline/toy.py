@@ -15,15 +15,34 @@ from data.config import Context, Source, Spec, Wants
 from data.errors import DataError
 from stages.contract import Artifact, Hardware, Job, Result, StageError, Table
 from stages.core.config import ModelRef, RewardPart, StageConfig
+from stages.core.divergence import RolledBack
 from stages.core.interrupt import Interrupted, interruptible
+from stages.core.watchdog import watching
 from stages.registry import STAGES
 
+PATIENCE = 60.0
 KINDS = {
     "toy-data": ("tests.pipeline.toy:Data", "tests.pipeline.toy:make_data"),
     "toy-train": ("tests.pipeline.toy:Train", "tests.pipeline.toy:train"),
     "toy-exam": ("tests.pipeline.toy:Exam", "tests.pipeline.toy:exam"),
 }
-Behaviour = Literal["well", "fail", "bug", "data", "crash", "wait", "deaf", "empty", "silent", "wrong-kind", "leave-children", "half"]
+Behaviour = Literal[
+    "well",
+    "fail",
+    "bug",
+    "data",
+    "crash",
+    "wait",
+    "deaf",
+    "empty",
+    "silent",
+    "wrong-kind",
+    "leave-children",
+    "half",
+    "crash-once",
+    "roll-back-once",
+    "hang",
+]
 
 
 class Data(StageConfig):
@@ -104,7 +123,7 @@ def _log(folder: Path, step: int, steps: int) -> None:
 
 def _checkpoint(folder: Path, step: int) -> None:
     (folder / f"checkpoints/step-{step:06d}").mkdir(parents=True, exist_ok=True)
-    (folder / f"checkpoints/step-{step:06d}/COMPLETE").write_text("{}")
+    (folder / f"checkpoints/step-{step:06d}/COMPLETE").write_text('{"files": {}}')
 
 
 def _misbehave(behaviour: str, step: int, job: Job, stop) -> None:  # type: ignore[no-untyped-def]
@@ -134,6 +153,13 @@ def _fail(behaviour: str, job: Job) -> None:
         raise DataError("rows.jsonl, row 7: found 3, wanted a text")
     if behaviour == "crash":
         os.kill(os.getpid(), signal.SIGKILL)
+    if behaviour == "crash-once" and job.attempt == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+    if behaviour == "roll-back-once" and job.attempt == 1:
+        raise RolledBack("step 2 is not finite; goes on from step-000001 with 0.5 of the learning rate")
+    if behaviour == "hang":
+        with watching(job):
+            time.sleep(PATIENCE)
     if behaviour == "half":
         (job.folder / "result.json").write_text("{")
         os._exit(0)
