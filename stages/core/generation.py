@@ -34,7 +34,11 @@ class Completion:
 
 
 class Engine(Protocol):
-    """What draws answers. One method, so that another engine (vLLM, a fake) can stand in."""
+    """What draws answers. Two methods, so that another engine (vLLM, a fake) can stand in."""
+
+    def sync(self) -> None:
+        """Take over the policy's weights as they are now; called before every rollout."""
+        ...
 
     def generate(
         self,
@@ -71,6 +75,9 @@ class Transformers:
         self.model = model
         self.micro_batch = micro_batch
         self.dtype = dtype
+
+    def sync(self) -> None:
+        """Nothing to do: it draws with the very model that learns."""
 
     @torch.no_grad()
     def generate(

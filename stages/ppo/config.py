@@ -6,7 +6,7 @@ from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from data.config import Source, Spec, Takes, Wants
+from data.config import Context, Source, Spec, Takes, Wants
 from stages.adapters.combinations import Carried, Situation
 from stages.adapters.config import Adapter
 from stages.core.config import ModelRef, Optimizer, Rewarded, RewardPart, Sampling, Sources
@@ -73,6 +73,10 @@ class PPO(Rewarded):
     """Optimizer steps per pass over a rollout: more learn faster from the same answers, and drift further from the policy that drew them."""
     epochs: int = Field(1, gt=0)
     """Passes over each rollout; more than one leans on the ratio clip."""
+    engine: Literal["transformers", "vllm"] = "transformers"
+    """What draws the answers: the policy's own forward pass; or vLLM on the same GPU (extra `vllm`), far faster there, with weights handed over before every rollout and `importance_cap` 2 for its other arithmetic."""
+    engine_memory: Annotated[float, Context()] = Field(0.3, gt=0, lt=1)
+    """Share of the GPU's memory that vLLM may take."""
     sampling: Sampling = Sampling()
     kl: KL = KL()
     gamma: float = Field(1.0, gt=0, le=1)
@@ -104,7 +108,7 @@ class PPO(Rewarded):
     stop_kl: float | None = Field(None, gt=0)
     """Ends the policy's update of a rollout once it moved by more than this KL per token from the policy that drew it; off if left out."""
     importance_cap: float | None = Field(None, ge=1)
-    """Weigh each token by the trainer's over the sampler's probability, at most by this (truncated importance sampling; Yao et al. 2025; 2 is usual): corrects for an engine of other arithmetic."""
+    """Weigh each token by the trainer's over the sampler's probability, at most by this (truncated importance sampling; Yao et al. 2025; 2 is usual): corrects for an engine of other arithmetic. Off if left out; 2 with `engine: vllm`."""
     refresh_reference: int | None = Field(None, gt=0)
     """Rollouts after which the policy of then becomes the reference (ProRL, Liu et al. 2025): it may go further, and KL is counted from there; never if left out."""
     ema: float | None = Field(None, gt=0, lt=1)
@@ -139,6 +143,11 @@ class PPO(Rewarded):
     def too_long(self, contexts: Mapping[str, int | None]) -> tuple[str, str] | None:
         return self.sampling.too_long({name: context for name, context in contexts.items() if name == "model"})
 
+    @property
+    def cap(self) -> float | None:
+        """`importance_cap`, or its default for the engine."""
+        return 2.0 if self.importance_cap is None and self.engine == "vllm" else self.importance_cap
+
     @model_validator(mode="after")
     def _shapes(self) -> Self:
         if self.batch % self.minibatches:
@@ -150,6 +159,10 @@ class PPO(Rewarded):
         if self.refresh_reference is not None and self.adapter is not None:
             raise ValueError(
                 "refresh_reference needs a reference of its own, and with an adapter it is the model without it; leave out one of them"
+            )
+        if self.engine == "vllm" and self.adapter is not None and (self.adapter.kind != "lora" or self.adapter.dora):
+            raise ValueError(
+                "engine: vllm takes whole weights, which only plain LoRA gives; use kind: lora without dora, or engine: transformers"
             )
         if self.players != "separate" and self.critic is not None:
             raise ValueError(f"critic: with players: {self.players} the critic has no weights to start from; leave it out")

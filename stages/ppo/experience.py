@@ -107,8 +107,8 @@ def collect(
     targets_BT = raw_BT if critic_lam == config.lam else gae(rewards_BT, values_BT, mask_BT, gamma=config.gamma, lam=critic_lam)
     sampled_BT = sampled_logprobs(rollout, mask_BT)
     advantages_BT = whiten(raw_BT, mask_BT, ranks.sum) if config.whiten else raw_BT
-    if config.importance_cap is not None:
-        advantages_BT = advantages_BT * importance_weights(logp_BT, sampled_BT, mask_BT, config.importance_cap)
+    if config.cap is not None:
+        advantages_BT = advantages_BT * importance_weights(logp_BT, sampled_BT, mask_BT, config.cap)
     return Experience(
         samples=rollout.samples,
         prompts=rollout.prompt_ids,

@@ -64,6 +64,7 @@ class Rollouts:
 
     def answer(self, questions: Sequence[Question], samples: list[int], seeds: Sequence[int]) -> Rollout:
         prompt_ids = [question.ids for question in questions]
+        self.engine.sync()
         completions = self.engine.generate(
             prompt_ids,
             seeds=seeds,

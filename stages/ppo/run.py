@@ -1,6 +1,7 @@
 """The PPO stage: load the players, let them play, save the policy."""
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +14,14 @@ from stages.adapters.start import Start, begin
 from stages.contract import Hardware, Job, Result
 from stages.core.artifacts import save_artifact
 from stages.core.checkpoints import Ground, Saver
-from stages.core.generation import Transformers
+from stages.core.generation import Engine, Transformers
 from stages.core.interrupt import interruptible
 from stages.core.logprobs import TokenLogprobs, TokenValues
 from stages.core.models import check_fit, choose_precision, context_of, load_causal_lm, load_reward_model, load_start, load_tokenizer
 from stages.core.rewards import backbone_of, build_rewards, reward_statistics
 from stages.core.text import text_documents
 from stages.core.trackers import Trackers
+from stages.core.vllm import VLLM, check_vllm, plain_weights
 from stages.core.watchdog import watching
 from stages.ppo.algorithm import KLController, RunningMoments
 from stages.ppo.config import PPO
@@ -36,6 +38,8 @@ from stages.ppo.watch import Watch
 def run(job: Job, config: PPO, hardware: Hardware) -> Result:
     """Improve the policy; leave it as a causal model, or its adapter, and say what became of reward and KL."""
     ranks = join()
+    if config.engine == "vllm":
+        check_vllm()
     precision = choose_precision(hardware)
     path = job.inputs["model"].path
     tokenizer = load_tokenizer(path)
@@ -49,7 +53,7 @@ def run(job: Job, config: PPO, hardware: Hardware) -> Result:
     players, how = build_players(job, config, hardware, start, tokenizer, ranks)
     micro_batch = hardware.micro_batch if isinstance(hardware.micro_batch, int) else None
     rollouts = Rollouts(
-        engine=Transformers(players.policy.module.model, micro_batch, precision.dtype),
+        engine=build_engine(path, config, players.policy.module, ranks, micro_batch),
         rewards=rewards,
         tokenizer=tokenizer,
         end_ids=frozenset(chat.end_ids(tokenizer)),
@@ -167,6 +171,14 @@ def build_critic(job: Job, config: PPO, hardware: Hardware, tokenizer: Any, poli
     mean, std = reward_statistics(chosen.path) if part is None or part.normalise else (0.0, 1.0)
     critic = critic_from_scores(classifier, without_dropout(backbone_of(classifier)), mean, std / (part.weight if part else 1.0), dtype)
     return critic, f"the critic begins as the reward model '{chosen.reference}', its score head as value head"
+
+
+def build_engine(folder: Path, config: PPO, policy: Any, ranks: Ranks, micro_batch: int | None) -> Engine:
+    """What draws answers."""
+    if config.engine == "transformers":
+        return Transformers(policy.model, micro_batch, policy.dtype)
+    weights = partial(plain_weights, policy.model)
+    return VLLM(folder, weights, context=context_of(policy.model), memory=config.engine_memory, processes=ranks.size)
 
 
 def build_mix(job: Job, config: PPO, tokenizer: Any, policy: Any, ranks: Ranks) -> Mix | None:

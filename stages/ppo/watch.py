@@ -158,7 +158,7 @@ class Watch:
 
     def _sampler(self, experience: Experience) -> dict[str, float]:
         """How far the engine that drew the answers is from the trainer: KL per token by k3, and the weights that correct for it."""
-        ratio_N, cap = experience.ratio_N, self.config.importance_cap
+        ratio_N, cap = experience.ratio_N, self.config.cap
         above = torch.zeros_like(ratio_N) if cap is None else (ratio_N > cap).double()
         sums = torch.stack([torch.ones_like(ratio_N), ratio_N - 1 - ratio_N.log(), ratio_N, above]).sum(1)
         count, kl, weight, capped = self.ranks.sum(sums).tolist()

@@ -59,6 +59,9 @@ class TableEngine:
     def __init__(self, policy: TablePolicy) -> None:
         self.policy = policy
 
+    def sync(self) -> None:
+        pass
+
     @torch.no_grad()
     def generate(self, prompts: Sequence[Sequence[int]], *, seeds: Sequence[int], temperature: float, **_: Any) -> list[Completion]:
         numbers = torch.from_numpy(uniforms(seeds, LONGEST))

@@ -72,6 +72,9 @@ class Proportional:
             for _ in range(int(times[index]))
         ]
 
+    def sync(self) -> None:
+        pass
+
     def generate(self, prompts, **_) -> list[Completion]:
         return self.answers[: len(prompts)]
 
