@@ -1,6 +1,7 @@
 """Who imports whom, read from the syntax tree: nothing is executed."""
 
 import ast
+from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -65,6 +66,7 @@ def ours(names: set[str], known: dict[str, Path]) -> set[str]:
     return found
 
 
+@cache
 def graph(*, at_start: bool = False) -> dict[str, set[str]]:
     """Which modules of ours each of them imports."""
     known = modules()

@@ -35,7 +35,7 @@ stages:
     ("stage", "sentence"),
     [
         ("{kind: toy-train, stepps: 3}", "stages.base.stepps: unknown key; did you mean 'steps'?"),
-        ("{kind: toy-trian}", "found 'toy-trian', wanted one of world, tokenizer, pretrain"),
+        ("{kind: toy-trian}", "found 'toy-trian', wanted one of world, arithmetic, tokenizer, pretrain"),
         ("{kind: toy-trian}", "did you mean 'toy-train'?"),
         ("{steps: 3}", "stages.base.kind: is missing; wanted one of"),
         ("3", "stages.base: found 3, wanted a mapping"),
@@ -67,8 +67,11 @@ stages:
         ("{kind: tokenizer}", "a new tokenizer needs `data` to train on, or take an `existing` one"),
         ("{kind: toy-train, require: {loss: {}}}", "stages.base.require.loss: a gate needs `min`, `max` or both"),
         ("{kind: toy-train, require: {loss: {min: 2, max: 1}}}", "no value is at least 2 and at most 1"),
-        ("{kind: toy-train, rewards: [{weight: 2}]}", "stages.base.rewards.0: wanted a `model` or a `rule`, and not both"),
-        ("{kind: toy-train, rewards: [{model: ./m, rule: json}]}", "stages.base.rewards.0: wanted a `model` or a `rule`, and not both"),
+        (
+            "{kind: toy-train, rewards: [{weight: 2}]}",
+            "stages.base.rewards.0: wanted one of `model`, `models`, `rule` and `remote`, found none",
+        ),
+        ("{kind: toy-train, rewards: [{model: ./m, rule: json}]}", "`rule` and `remote`, found model and rule"),
         ("{kind: toy-train, rewards: [{rule: lenght:5}]}", "stages.base.rewards.0.rule: no rule 'lenght:5'"),
         ("{kind: toy-train, rewards: [{rule: lenght:5}]}", "did you mean 'length'?"),
         (
