@@ -7,9 +7,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pipeline.report.charts import Dot, Histogram, Line, Scatter, histogram, scatter
+from pipeline.report import outcome_plots
+from pipeline.report.charts import Histogram, Scatter
+from pipeline.report.exams import exams
 from pipeline.report.reading import Grid, Run, Stage
-from pipeline.report.series import thin, trend
 
 TEXT_LIMIT = 4_000
 """Characters of one prompt or answer that the page shows."""
@@ -69,15 +70,21 @@ def outcomes(run: Run, samples: int = 40) -> list[Outcome]:
 def _outcome(run: Run, stage: Stage, limit: int) -> Outcome:
     artifact = (stage.folder or Path()) / "artifact"
     shown = list(_samples(artifact)) or list(read_markdown(_text(artifact / "samples.md")))
-    plots = [plot for exam in exams(stage.metrics) for plot in (_truth(stage, exam), _frontier(run, stage, exam)) if plot is not None]
     rewards: dict[str, list[float]] = {}
     for sample in shown:
         for answer in sample.answers:
             if "reward" in answer.scores:
                 rewards.setdefault(answer.model, []).append(answer.scores["reward"])
-    few = all(len(values) < 12 for values in rewards.values())
-    spread = None if few else histogram(f"{stage.name}-rewards", "Reward distribution", "Share of the shown answers by reward.", rewards)
-    return Outcome(stage.name, list(stage.tables), shown[:limit], plots, [spread] if spread else [])
+    left = _json(artifact / "points.json")
+    every = [(exam, outcome_plots.points_of(left, exam)) for exam in exams(stage.metrics)]
+    plots = [
+        plot
+        for exam, points in every
+        for plot in (outcome_plots.truth_plot(stage, exam, points), outcome_plots.frontier(run, stage, exam, points))
+        if plot is not None
+    ]
+    spreads = [found for exam, points in every if (found := outcome_plots.spread(stage, exam, points, rewards)) is not None]
+    return Outcome(stage.name, list(stage.tables), shown[:limit], plots, spreads)
 
 
 def _text(path: Path) -> str:
@@ -170,77 +177,3 @@ def read_markdown(text: str) -> Iterator[Sample]:
 def _worth(cell: str) -> dict[str, float]:
     found = (re.fullmatch(r"(.+) (\S+)", part.strip()) for part in cell.split(","))
     return {match[1]: float(match[2]) for match in found if match and re.fullmatch(r"-?[\d.]+(e[+-]?\d+)?", match[2])}
-
-
-@dataclass(frozen=True)
-class Exam:
-    """One exam's numbers, by model and quantity."""
-
-    name: str
-    """Empty where there is only one."""
-    models: dict[str, dict[str, float]]
-
-    @property
-    def truth(self) -> str | None:
-        """The quantity that counts as the truth: the rule's verdict, which is told for sampled and greedy answers alike."""
-        quantities = list(dict.fromkeys(name for values in self.models.values() for name in values))
-        graded = [name for name in quantities if f"{name}_greedy" in quantities and not name.startswith("reward")]
-        return next((name for name in ("truth", "good") if name in graded), graded[0] if graded else None)
-
-    def dots(self, x: str, y: str) -> list[Dot]:
-        """Models that have both quantities. Best-of-n is a yardstick, so it gets a shape of its own."""
-        having = [(model, values) for model, values in self.models.items() if x in values and y in values]
-        return [
-            Dot(model.replace("_", " "), values[x], values[y], index, "diamond" if model.startswith("best_of") else "circle")
-            for index, (model, values) in enumerate(having)
-        ]
-
-
-def exams(metrics: Mapping[str, float]) -> list[Exam]:
-    """The evaluation's numbers, named `model.quantity`, or `model.exam.quantity` where there are several exams."""
-    found: dict[str, dict[str, dict[str, float]]] = {}
-    for name, value in metrics.items():
-        *head, quantity = name.split(".")
-        if head:
-            found.setdefault(".".join(head[1:]), {}).setdefault(head[0], {})[quantity] = value
-    named = [Exam(name, models) for name, models in found.items() if name]
-    return named or [Exam(name, models) for name, models in found.items()]
-
-
-def _truth(stage: Stage, exam: Exam) -> Scatter | None:
-    """Truth over reward, with the line of descent through the models."""
-    if exam.truth is None:
-        return None
-    dots = exam.dots("reward", exam.truth)
-    family = [dot for dot in dots if dot.shape == "circle"]
-    descent = [Line("descent", [dot.x for dot in family], [dot.y for dot in family], 0, "faint")] if len(family) > 1 else []
-    text = "Up and to the right is learning; to the right and down is a reward model that is being exploited."
-    return scatter(
-        f"{stage.name}-truth", _titled("Truth against reward", exam), text, ("reward", exam.truth.replace("_", " ")), dots, descent
-    )
-
-
-def _frontier(run: Run, stage: Stage, exam: Exam) -> Scatter | None:
-    """Reward bought per nat of KL: the path of every PPO stage, and best-of-n as the yardstick."""
-    dots = exam.dots("kl", "reward")
-    paths = [path for other in run.stages if other.kind == "ppo" and (path := _ppo_path(other)) is not None] if dots else []
-    text = "Reward against the distance from the baseline. A diamond is best-of-n: what choosing among n answers gives without training."
-    return scatter(f"{stage.name}-frontier", _titled("KL and reward", exam), text, ("KL to the baseline, nats", "reward"), dots, paths)
-
-
-def _titled(title: str, exam: Exam) -> str:
-    return f"{title}: {exam.name}" if exam.name else title
-
-
-def _ppo_path(stage: Stage) -> Line | None:
-    kl, reward = stage.curves["kl"], stage.curves["reward"]
-    if kl is None or reward is None:
-        return None
-    both = sorted(set(kl.steps) & set(reward.steps))
-    if len(both) < 5:
-        return None
-    by_step = [dict(zip(series.steps, series.values, strict=True)) for series in (kl, reward)]
-    xs, ys = (trend([values[step] for step in both], 0.1) for values in by_step)
-    thin_steps, _ = thin(both, ys, 120)
-    kept = [both.index(step) for step in thin_steps]
-    return Line(f"{stage.name} while training", [xs[i] for i in kept], [ys[i] for i in kept], 7, "solid")

@@ -17,9 +17,11 @@ from markupsafe import Markup
 
 from pipeline.report.catalogue import KNOWN, duration, grouped, meaning, parse, pretty
 from pipeline.report.charts import Chart, stage_chart
+from pipeline.report.costs import costs
 from pipeline.report.evaluation import Outcome, outcomes
 from pipeline.report.family import TALL, WIDE, Box, Sizes, Tree, draw
 from pipeline.report.findings import findings
+from pipeline.report.outcome_plots import ways
 from pipeline.report.reading import Run, Stage, Tie, read_run
 
 SIZE_LIMIT = 3_000_000
@@ -68,6 +70,8 @@ class Section:
     constant: list[tuple[str, str]]
     """Label and value of what never changed: a flat line tells no more."""
     data: list[Tie]
+    shares: dict[str, float]
+    """Of the bytes that a field's sources bring, times their weights, by the source's field path."""
     lineage: list[str]
     commands: list[tuple[str, str]]
 
@@ -84,7 +88,7 @@ def _render(run: Run, *, live: bool, points: int, samples: int) -> str:
     ends: list[Outcome] = outcomes(run, samples)
     return page(
         "page.html.jinja",
-        run=run, sections=sections, outcomes=ends, findings=findings(run), charts=charts, live=live, headline=headline, rows=ROWS,
+        run=run, sections=sections, outcomes=ends, ways=ways(run), costs=costs(run), findings=findings(run), charts=charts, live=live, headline=headline, rows=ROWS,
         trees=[("wide", *_tree(run, WIDE)), ("tall", *_tree(run, TALL))],
     )  # fmt: skip
 
@@ -168,7 +172,22 @@ def section(run: Run, stage: Stage, limit: int) -> Section:
             else:
                 drawn.append(stage_chart(f"{stage.name}-{index}-{number}", names, stage.curves, limit, whole))
         groups += [(name, drawn)] if drawn else []
-    return Section(stage, groups, constant, [tie for tie in stage.ties if tie.is_data], lineage(run, stage.name), commands(run, stage))
+    data = [tie for tie in stage.ties if tie.is_data]
+    return Section(stage, groups, constant, data, composition(data), lineage(run, stage.name), commands(run, stage))
+
+
+def composition(data: Sequence[Tie]) -> dict[str, float]:
+    """Each source's share of its field: `data.0` and `data.1` together make `data`. A field with a source of unknown size has none."""
+    fields: dict[str, list[Tie]] = {}
+    for tie in data:
+        fields.setdefault(tie.role.rpartition(".")[0], []).append(tie)
+    found: dict[str, float] = {}
+    for ties in fields.values():
+        weighed = [float(tie.size or 0) * (1.0 if tie.weight is None else tie.weight) for tie in ties]
+        whole = sum(weighed)
+        if whole and all(tie.size is not None for tie in ties):
+            found |= {tie.role: weight / whole for tie, weight in zip(ties, weighed, strict=True)}
+    return found
 
 
 def headline(stage: Stage) -> tuple[str, str]:

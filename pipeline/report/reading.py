@@ -32,6 +32,8 @@ class Tie:
     is_data: bool = False
     path: str = ""
     """Where in the reference the data lie."""
+    size: int | None = None
+    """Bytes of the data; None where they are no longer there, or never were on this machine."""
 
     @property
     def kind(self) -> str:
@@ -250,8 +252,9 @@ def _ties(job: dict[str, Any], settings: dict[str, Any], manifest: dict[str, Any
         if isinstance(given, dict):
             reference, fingerprint = str(given.get("reference", "")), str(given.get("fingerprint", ""))
             if given.get("kind") == "dataset":
-                source = _at(settings, role)
-                yield Tie(role.removesuffix(".stage"), reference, fingerprint, source.get("weight"), True, str(source.get("path", "")))
+                source, place = _at(settings, role), role.removesuffix(".stage")
+                where = str(source.get("path", ""))
+                yield Tie(place, reference, fingerprint, source.get("weight"), True, where, _bytes(job, place))
             else:
                 yield Tie(role, reference, fingerprint)
     identity = _mapping(_mapping(manifest.get("identity")).get("config"))
@@ -259,7 +262,16 @@ def _ties(job: dict[str, Any], settings: dict[str, Any], manifest: dict[str, Any
         if tie.is_data and not {tie.role, f"{tie.role}.stage"} & set(inputs):
             content = _at(identity, tie.role)
             digest = next((str(content[key]) for key in ("content", "digest", "files", "hub") if isinstance(content.get(key), str)), "")
-            yield replace(tie, fingerprint=digest)
+            yield replace(tie, fingerprint=digest, size=_bytes(job, tie.role))
+
+
+def _bytes(job: dict[str, Any], role: str) -> int | None:
+    """Bytes of the local files of a source."""
+    named = _mapping(job.get("files")).get(role)
+    try:
+        return sum(Path(file).stat().st_size for file in named) if isinstance(named, list) and named else None
+    except (OSError, TypeError):
+        return None
 
 
 def _at(settings: Any, path: str) -> dict[str, Any]:

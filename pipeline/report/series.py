@@ -40,7 +40,7 @@ class Curves:
 
 
 def read_curves(path: Path) -> Curves:
-    """Every numeric key of `metrics.jsonl` but `step`, as a series. A missing file has none; a half-written last line is left out."""
+    """Every numeric key of `metrics.jsonl` but `step` and `steps`, as a series. A missing file has none; a half-written last line is left out."""
     if not path.is_file():
         return Curves()
     lines = path.read_text(encoding="utf-8", errors="replace").split("\n")
@@ -74,7 +74,7 @@ def _numbers(row: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, float
     for name, value in row.items():
         if isinstance(value, dict):
             yield from _numbers(value, f"{prefix}{name}/")
-        elif (_is_number(value) or value is None) and prefix + name != "step":
+        elif (_is_number(value) or value is None) and prefix + name not in ("step", "steps"):
             yield prefix + name, math.nan if value is None else float(value)  # a stage writes null for what is not finite
 
 

@@ -16,6 +16,7 @@ from stages.evaluate.exam import Exam, read_exams
 from stages.evaluate.family import Member, examine, measure_distance, members
 from stages.evaluate.figure import draw
 from stages.evaluate.marks import Marks, best_of_column, best_of_curve, column_of, mark, naming, said
+from stages.evaluate.points import points
 from stages.evaluate.report import Column, family_table, flat, markdown, reward_over_kl, side_by_side, truth_over_reward
 
 
@@ -43,6 +44,7 @@ def run(job: Job, config: Evaluate, hardware: Hardware) -> Result:
         write_report(folder, columns, tables, notes)
         write_samples(folder, family, marks, exams, config, job.seed)
         write_figures(folder, columns, marks, baseline, best_of, job.seed)
+        (folder / "points.json").write_text(json.dumps(points(marks, baseline, best_of, job.seed)) + "\n", encoding="utf-8")
         return Artifact(kind="report")
 
     publish(job.artifact, write)

@@ -17,6 +17,9 @@ from stages.core.reading import TOKENS, files_of, read
 from stages.core.rows import Mapped
 from stages.sft.config import SFT
 
+LOOKED_AT = 20_000
+"""Documents whose masks are counted."""
+
 
 @dataclass(frozen=True)
 class Chats:
@@ -49,3 +52,11 @@ def _mapped(tokens: TokenFile, chosen: NDArray[np.int64], asked: int, context: i
     if not len(chosen):
         raise DataError(f"none of the {asked:,} chats has an answer that fits into {context} tokens; raise max_tokens or shorten them")
     return Mapped(tokens.ids, tokens.starts[chosen], tokens.lengths[chosen], tokens.learn)
+
+
+def mask_share(documents: Mapped) -> float:
+    """Share of the tokens that are learned: of all documents, or of `LOOKED_AT` of them, evenly spread."""
+    chosen = range(0, len(documents.lengths), -(-len(documents.lengths) // LOOKED_AT))
+    masks = [documents[index].learn for index in chosen]
+    learned = sum(int(mask.sum()) for mask in masks if mask is not None)
+    return learned / int(documents.lengths[chosen.start :: chosen.step].sum())

@@ -20,7 +20,7 @@ from stages.core.interrupt import interruptible
 from stages.core.models import choose_precision, context_of
 from stages.core.rows import Document, PackedRows, collate
 from stages.core.training import arguments, shape_of_run, train
-from stages.sft.chats import read_chats
+from stages.sft.chats import mask_share, read_chats
 from stages.sft.config import SFT
 from stages.sft.controls import behind_other_prompts
 
@@ -73,7 +73,11 @@ def run(job: Job, config: SFT, hardware: Hardware) -> Result:
         steps = train(trainer, tokenizer)
         metrics = measured(model, held_out, documents_of(control), context, shape.micro_batch)
         trainer.finish(lambda: save_artifact(untaught(model), tokenizer, job.artifact, kind="causal-lm", kept=start.kept))
-    return Result(steps=steps, metrics={**metrics, **start.metrics, **trainer.trouble.metrics()}, notes=[*notes, *trainer.notes()])
+    return Result(
+        steps=steps,
+        metrics={**metrics, "mask_share": mask_share(chats.train), **start.metrics, **trainer.trouble.metrics()},
+        notes=[*notes, *trainer.notes()],
+    )
 
 
 def held_out_documents(tokenizer: Any, chats: list[Chat], config: SFT, context: int) -> list[Document]:

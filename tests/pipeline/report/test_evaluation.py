@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 from pipeline.report.evaluation import TEXT_LIMIT, exams, outcomes, read_markdown
+from pipeline.report.outcome_plots import ways
 from pipeline.report.reading import read_run
 from tests.pipeline.report import pretend
 
@@ -41,6 +42,25 @@ def test_samples_are_read_from_the_page_that_the_stage_writes_for_people() -> No
     assert list(sample.by_model) == ["chat", "policy"]
 
 
+POINTS = {
+    "baseline": "chat",
+    "exams": [
+        {
+            "name": "exam",
+            "truth": "good",
+            "rewards": {"chat": [i / 9 for i in range(20)], "policy": [1 + i / 9 for i in range(20)]},
+            "best_of": {"n": [1, 2, 4], "kl": [0, 0.19, 0.64], "reward": [0, 0.3, 0.5], "truth": [0.2, 0.3, 0.4]},
+        }
+    ],
+}
+
+
+def test_the_way_of_a_policy_is_drawn_from_its_evaluations(tmp_path: Path) -> None:
+    [way] = ways(read_run(pretend.make_run(tmp_path)))
+    assert [dot.label for dot in way.dots] == ["start", "step 120"]
+    assert way.dots[0].y < way.dots[1].y
+
+
 def test_the_best_answer_is_named_only_where_one_model_alone_has_it() -> None:
     tied = MARKDOWN.replace("reward 2", "reward -0.5")
     assert next(read_markdown(tied)).best == ""
@@ -64,7 +84,16 @@ def test_the_plots_stand_where_the_numbers_allow_them(tmp_path: Path) -> None:
         ("policy", "circle"),
         ("best of 4", "diamond"),
     ]
-    assert [line.label for line in frontier.paths] == ["policy while training"]
+    assert [dot.label for dot in frontier.dots] == ["base", "chat", "policy", "best of 4"], "without a known baseline, everybody"
+    pretend.write(run / "exam" / "artifact" / "points.json", POINTS)
+    (outcome,) = outcomes(read_run(run))
+    truth, frontier = outcome.plots
+    assert [dot.label for dot in frontier.dots] == ["chat", "policy", "best of 4"], "what the baseline began from did not buy with its KL"
+    assert [(line.label, line.xs) for line in frontier.paths] == [("best of 1 to 4 of chat", [0.0, 0.19, 0.64])]
+    assert [line.label for line in truth.paths] == ["descent", "best of 1 to 4 of chat"]
+    assert {label: sum(counts) for label, counts in outcome.spreads[0].counts.items()} == {"chat": 20, "policy": 20}
+    pretend.write(run / "exam" / "artifact" / "points.json", {"exams": [{"rewards": 3, "best_of": {"n": [1]}}]})
+    assert len(outcomes(read_run(run))[0].plots) == 2, "damaged points are none"
     result = json.loads((run / "exam" / "result.json").read_text())
     pretend.write(run / "exam" / "result.json", result | {"metrics": {"base.perplexity": 4.0}})
     assert outcomes(read_run(run))[0].plots == []

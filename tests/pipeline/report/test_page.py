@@ -14,8 +14,9 @@ import pytest
 from pipeline.errors import StoreError
 from pipeline.report.catalogue import meaning
 from pipeline.report.commands import report
-from pipeline.report.page import SIZE_LIMIT, render, write_report
-from pipeline.report.reading import read_run
+from pipeline.report.costs import costs
+from pipeline.report.page import SIZE_LIMIT, composition, render, write_report
+from pipeline.report.reading import Tie, read_run
 from tests.pipeline.report import pretend
 
 POISON = (
@@ -193,3 +194,25 @@ def test_earlier_results_interrupted_and_failed_stages_are_told_apart(tmp_path: 
     page = render(told)
     assert "lower hardware.micro_batch" in page
     assert "5 of 7 stages done" in page
+
+
+def test_shares_of_data_are_bytes_times_weights_within_a_field() -> None:
+    ties = [
+        Tie("data.0", "a", is_data=True, weight=1.0, size=300),
+        Tie("data.1", "b", is_data=True, weight=2.0, size=350),
+        Tie("mix.data.0", "c", is_data=True, size=10),
+        Tie("validation.0", "d", is_data=True),
+    ]
+    assert composition(ties) == {"data.0": 0.3, "data.1": 0.7, "mix.data.0": 1.0}
+
+
+def test_time_throughput_and_memory_stand_side_by_side(tmp_path: Path) -> None:
+    run = pretend.make_run(tmp_path)
+    lines = [
+        {"step": n, "steps": 9, "seconds": n, "tokens": 100 * n, "tokens_per_second": n, "memory_bytes": 2**20 * n} for n in range(1, 10)
+    ]
+    (run / "base" / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    found = {cost.stage: cost for cost in costs(read_run(run))}
+    assert (found["base"].tokens, found["base"].tokens_per_second, found["base"].memory) == (900, 5, 9 * 2**20)
+    assert sum(cost.share for cost in found.values()) == pytest.approx(1)
+    assert "9 MiB" in render(read_run(run))

@@ -32,6 +32,7 @@ def test_it_learns_to_answer_and_to_stop(sft, run_stage):
     job = sft()
     result = run_stage(job)
     assert result.metrics["validation_loss"] < 0.5
+    assert 0 < result.metrics["mask_share"] < 0.7
     model, tokenizer = AutoModelForCausalLM.from_pretrained(job.artifact), AutoTokenizer.from_pretrained(job.artifact)
     right = 0
     for question, answer in QUESTIONS.items():
@@ -47,12 +48,14 @@ def test_it_learns_to_answer_and_to_stop(sft, run_stage):
 @pytest.mark.parametrize("learn", ["all", "last"])
 def test_only_the_assistants_words_and_ends_are_learned(sft, tokenizer, learn):
     from stages.core.rows import collate
-    from stages.sft.chats import read_chats
+    from stages.sft.chats import mask_share, read_chats
     from stages.sft.config import SFT
 
     turns = [{"role": r, "content": c} for r, c in [("user", "a b"), ("assistant", "c"), ("user", "d"), ("assistant", "e f")]]
     job = sft(rows=[{"messages": turns}, *chats(5)], learn=learn, held_out=0.1)
     found = read_chats(job, SFT.model_validate(job.config), tokenizer, 64)
+    learned = sum(int(found.train[index].learn.sum()) for index in range(len(found.train.lengths)))
+    assert mask_share(found.train) == learned / found.train.lengths.sum()
     said = {tokenizer.decode(collate([[found.train[index]]])["targets"]) for index in range(len(found.train.lengths))}
     assert ("c<|end|>e f<|end|>" if learn == "all" else "e f<|end|>") in said
 
