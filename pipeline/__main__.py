@@ -27,6 +27,7 @@ COMMANDS = {
     "chat": ("pipeline.chat.command:main", "Talk to a model of a run, or to several side by side."),
     "serve": ("pipeline.chat.serve:main", "Serve a model of a run through an OpenAI-compatible endpoint."),
     "publish": ("pipeline.publish.command:main", "Publish a run's models to the Hugging Face Hub."),
+    "export": ("pipeline.export:main", "Write a stage's whole model, or several adapters as one; list and compare adapters."),
     "schema": ("pipeline.commands:schema", "Print the JSON Schema of recipes, for editors."),
 }
 """Where each command is and what it does: text only, so that asking for help imports none of them."""

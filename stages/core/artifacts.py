@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from torch import Tensor
 
 from data.chat import end_ids
 from stages.adapters.bases import folders_of
@@ -24,6 +25,8 @@ def save_artifact(
     kept: Kept | None = None,
     reward_mean: float | None = None,
     reward_std: float | None = None,
+    dtype: torch.dtype = torch.float32,
+    shard_size: str = "5GB",
 ) -> Artifact:
     """Save a model and its tokenizer as a plain Hugging Face folder: whole, with adapters merged in fp32; or the `kept` adapters alone.
 
@@ -36,17 +39,21 @@ def save_artifact(
         model, merge_difference = merged_and_compared(model.eval())
     model = model.eval()
     _name_ends(model, tokenizer, kind)
+    said = outputs(model, fixed_ids(model))
+    if dtype != torch.float32:
+        model = model.to(dtype)
 
     def write(partial: Path) -> Artifact:
         adapters = None
         if kept is None:
-            model.save_pretrained(partial)
+            model.save_pretrained(partial, max_shard_size=shard_size)
         else:
             from stages.adapters.files import write_adapters
 
             adapters = write_adapters(model, kept.names, kept.settings, partial, kept.base)
         tokenizer.save_pretrained(partial)
-        difference = reload_difference(model, partial, kind, (kept.base.path, adapters) if kept and adapters else None)
+        on = (kept.base.path, adapters) if kept and adapters else None
+        difference = reload_difference(said, fixed_ids(model), partial, kind, on, dtype)
         return Artifact(
             kind=kind,
             **tokenizer_digests(partial, tokenizer),
@@ -87,19 +94,20 @@ def tokenizer_digests(folder: Path, tokenizer: Any) -> dict[str, str | None]:
     }
 
 
-def reload_difference(model: Any, folder: Path, kind: str, on: tuple[Path, Adapters] | None = None) -> float:
-    """Largest difference of outputs between a model in memory and its folder as a stranger loads it, on fixed inputs.
+def reload_difference(
+    ours: Tensor, ids: Tensor, folder: Path, kind: str, on: tuple[Path, Adapters] | None = None, dtype: torch.dtype = torch.float32
+) -> float:
+    """Largest difference between what a model said to `ids` before it was saved and what its folder says, loaded as a stranger would.
 
-    A stranger has plain transformers with its standard attention, and for adapters (`on` a base) peft. Raises StageError beyond the tolerance.
+    A stranger has plain transformers with its standard attention, and for adapters (`on` a base) peft. Raises StageError beyond the tolerance
+    of the stored weights' dtype.
     """
-    theirs = stranger(folder, kind, on).to(model.device).eval()
-    ids = fixed_ids(model)
-    ours = outputs(model, ids)
-    with torch.no_grad(), torch.autocast(model.device.type, enabled=False):
+    theirs = stranger(folder, kind, on).to(ids.device).eval()
+    with torch.no_grad(), torch.autocast(ids.device.type, enabled=False):
         # The logits of prompt tuning begin with those of its virtual tokens.
         said = theirs(input_ids=ids).logits.float()[..., -ours.size(-2) :, :]
     difference = float((ours - said).abs().max())
-    if beyond(ours, difference):
+    if beyond(ours, difference, dtype):
         raise StageError(f"the saved model differs from the trained one by {difference:.3g} in its outputs: {folder} is not usable")
     return difference
 

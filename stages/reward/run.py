@@ -57,7 +57,7 @@ def run(job: Job, config: Reward, hardware: Hardware) -> Result:
         held_out = judged(data.held_out, score_pairs(model, data.held_out))
         control, told = controls(data)
         metrics = {**judge(held_out), **control, **start.metrics, **trainer.trouble.metrics()}
-        statistics = {name: metrics[name] for name in ("reward_mean", "reward_std")}
+        statistics: dict[str, Any] = {name: metrics[name] for name in ("reward_mean", "reward_std")}
         trainer.finish(lambda: save_artifact(untaught(model), tokenizer, job.artifact, kind="reward-model", kept=start.kept, **statistics))
     return Result(
         steps=steps,

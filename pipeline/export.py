@@ -1,0 +1,141 @@
+"""The command `pipeline export`: whole models of what stages left, at any time; adapters listed, compared and combined. Torch works in a child."""
+
+import json
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from pipeline.arguments import Parser
+from pipeline.errors import PipelineError, RecipeError, suggestion
+
+DONE, WRONG_INPUT = 0, 2
+HOME = Path(__file__).resolve().parents[1]
+"""Where our packages lie."""
+SUMMARY = (
+    "Write the whole model of a stage, its adapters merged; or several adapters as one. Without a stage: list what a run holds. "
+    "With --compare: set adapters side by side."
+)
+
+
+def main(arguments: list[str]) -> int:
+    """Export what stages of a run left."""
+    options = _parser().read(arguments)
+    from pipeline.target import run_folder
+
+    run = run_folder(options.run, options.runs)
+    stages = options.stages
+    if not stages:
+        return _list(run, as_json=options.json)
+    parts = [_part(run, stage) for stage in stages]
+    if options.compare:
+        return _shown(_child({"parts": parts}), as_json=options.json)
+    out = Path(options.out or Path("exports") / "-".join([run.resolve().name, *(part["name"] for part in parts)]))
+    if out.exists():
+        raise RecipeError(f"{out} is there already; nothing was written. Name another folder with --out")
+    merge = options.merge or (len(parts) == 1 and not options.adapter)
+    given = {"combine": options.combine, "density": options.density, "rank": options.rank, "dtype": options.dtype}
+    given |= {"shard_size": options.shard_size}
+    task = {"parts": parts, "out": str(out.resolve()), "merge": merge, **{k: v for k, v in given.items() if v is not None}}
+    out.parent.mkdir(parents=True, exist_ok=True)
+    done = _child(task)
+    if options.json:
+        print(json.dumps({"out": str(out), **done}, indent=1))
+    else:
+        print(*done["sentences"], out, sep="\n")
+    return DONE
+
+
+def _parser() -> Parser:
+    parser = Parser("export", SUMMARY)
+    parser.add_argument("run", metavar="RUN", help="a run's folder, or its recipe")
+    parser.add_argument(
+        "stages", metavar="STAGE[:WEIGHT]", nargs="*", help="stage to export; several adapters become one, with these weights"
+    )
+    parser.add_argument("--runs", metavar="DIR", default="runs", help="folder of all runs (default: runs)")
+    parser.add_argument("--out", metavar="DIR", help="folder to write (default: exports/RUN-STAGE)")
+    whole = parser.add_mutually_exclusive_group()
+    whole.add_argument("--merge", action="store_true", help="write a whole model (the default for one stage)")
+    whole.add_argument("--adapter", action="store_true", help="write an adapter on its base (the default for several)")
+    parser.add_argument("--compare", action="store_true", help="write nothing; show the adapters' updates side by side")
+    parser.add_argument(
+        "--combine", choices=("linear", "ties", "dare-linear", "dare-ties"), help="how several become one (default: linear)"
+    )
+    parser.add_argument("--density", metavar="D", type=float, help="share of each update that TIES and DARE keep (default: 0.5)")
+    parser.add_argument("--rank", metavar="R", type=int, help="rank of what TIES and DARE give (default: the sum of the parts')")
+    parser.add_argument("--dtype", choices=("fp32", "bf16", "fp16"), help="of the weights written (default: fp32)")
+    parser.add_argument("--shard-size", metavar="SIZE", help="largest weights file, such as 5GB (the default)")
+    return parser.json()
+
+
+def _part(run: Path, written: str) -> dict[str, Any]:
+    """A stage's artifact, and its weight."""
+    from pipeline.store import Run
+
+    name, _, weight = written.partition(":")
+    folder = Run(run).current(name)
+    if folder is None or folder.manifest() is None:
+        done = sorted(entry.name for entry in run.iterdir() if entry.is_symlink())
+        raise RecipeError(f"{run}: no stage '{name}' is done (done: {', '.join(done) or 'none'}){suggestion(name, done)}")
+    try:
+        return {"name": name, "folder": str(folder.artifact.resolve()), "weight": float(weight) if weight else 1.0}
+    except ValueError as error:
+        raise RecipeError(f"{written}: found weight '{weight}', wanted a number, as in {name}:0.5") from error
+
+
+def _list(run: Path, *, as_json: bool) -> int:
+    """What can be exported, without loading any of it."""
+    from pipeline.artifacts import inspect
+    from pipeline.show import columns
+    from stages.adapters.config import settings_of
+    from stages.contract import Artifact
+
+    found = []
+    for link in sorted(entry for entry in run.iterdir() if entry.is_symlink()):
+        says = inspect(link / "artifact")
+        if not isinstance(says, Artifact) or says.kind not in ("causal-lm", "reward-model"):
+            continue
+        held = [settings_of(one) for one in says.adapters.settings] if says.adapters else []
+        what = " on ".join([*(one.label for one in reversed(held)), "its base"]) if held else "whole model"
+        base = says.adapters.base_digest[:12] if says.adapters else ""
+        found.append({"stage": link.name, "kind": says.kind, "holds": what, "base": base, "trained": says.trainable_parameters or 0})
+    if as_json:
+        print(json.dumps(found, indent=1))
+    else:
+        rows = [(one["stage"], one["kind"], one["holds"], one["base"], f"{one['trained']:,} parameters trained") for one in found]
+        print(columns(tuple(map(str, row)) for row in rows))
+    return DONE
+
+
+def _shown(done: dict[str, Any], *, as_json: bool) -> int:
+    from pipeline.show import columns
+
+    rows = [done["columns"], *done["rows"]]
+    print(json.dumps(done, indent=1) if as_json else columns(tuple(map(str, row)) for row in rows))
+    return DONE
+
+
+def _child(task: dict[str, Any]) -> dict[str, Any]:
+    """What `python -m stages.adapters` says to a task. Raises RecipeError if the task cannot be done."""
+    from pydantic import TypeAdapter, ValidationError
+
+    from stages.adapters.tasks import Comparison, Export
+
+    try:
+        checked = TypeAdapter(Export | Comparison).validate_python(task)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise RecipeError(f"--{first['loc'][-1]}: found {first['input']}; {first['msg']}") from error
+    with tempfile.TemporaryDirectory(prefix="export-") as folder:
+        file = Path(folder) / "task.json"
+        file.write_text(checked.model_dump_json(), encoding="utf-8")
+        # Our packages are found by the working directory, so that no file of the user's directory takes their place.
+        argv = [sys.executable, "-m", "stages.adapters", str(file)]
+        done = subprocess.run(argv, cwd=HOME, capture_output=True, text=True, check=False)
+    last = ((done.stdout if done.returncode == 0 else done.stderr).strip().splitlines() or ["it said nothing"])[-1]
+    if done.returncode == WRONG_INPUT:
+        raise RecipeError(last)
+    if done.returncode:
+        raise PipelineError(f"the export failed: {last}")
+    return dict(json.loads(last))
