@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from data.formats import Prompt
 from stages.contract import Checkpoints
 from stages.core.answers import Answers
+from stages.core.checkpoints import Saver
 from stages.core.config import RewardPart, Sampling
 from stages.core.generation import Completion, draw, uniforms
 from stages.core.logprobs import Batch, chosen_logprobs
@@ -133,7 +134,5 @@ def training(toy: Toy, config: PPO, folder: Path, *, seed: int = 0, policy: nn.M
     kl = KLController(config.kl.coefficient, config.kl.target, config.kl.horizon)
     keeping = Keeping(config.ema, config.keep == "best", config.kl_budget)
     running = RunningMoments() if config.running_normalisation else None
-    checkpoints = Checkpoints(every_steps=10_000)
-    return Training(
-        config, seed, players, rollouts, [question], kl, keeping, watch, folder / "checkpoints", checkpoints, ranks, running=running
-    )
+    saver = Saver(folder / "checkpoints", Checkpoints(every_steps=10_000))
+    return Training(config, seed, players, rollouts, [question], kl, keeping, watch, saver, ranks, running=running)
