@@ -1,7 +1,7 @@
 """Rows of a stage's sources as records, one at a time and at constant memory: format found, faults counted, what was decided told. Torch-free."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import Any, Generic, TypeVar, cast
@@ -45,16 +45,23 @@ class Reading:
     """Format by file, as the file's first row says."""
     why: dict[str, str] = field(default_factory=dict)
     rows: int = 0
+    within: int = 0
+    """Records of the last row that were given."""
+    taken: int = 0
     faults: Faults = field(default_factory=Faults)
     tally: Tally = field(default_factory=Tally)
+    behind: tuple[int, int] = (0, 0)
+    """Rows, and records of the row behind them, that are passed over because an earlier attempt had them."""
 
-    def records(self, files: Sequence[Path], skip: int = 0) -> Iterator[Record]:
-        """Records in file order, at most the source's `limit`; the first `skip` rows are passed over, faults in them too."""
-        return islice(self._records(files, skip), self.source.limit)
+    def records(self, files: Sequence[Path]) -> Iterator[Record]:
+        """Records in file order, at most the source's `limit`."""
+        limit = self.source.limit
+        return islice(self._records(files), None if limit is None else max(0, limit - self.taken))
 
-    def _records(self, files: Sequence[Path], skip: int) -> Iterator[Record]:
+    def _records(self, files: Sequence[Path]) -> Iterator[Record]:
+        (skip, had), self.behind = self.behind, (0, 0)
         for item in rows_and_faults(self.source, files, skip):
-            self.rows += 1
+            self.rows, self.within = self.rows + 1, 0
             try:
                 found = [] if isinstance(item, Fault) else self._normalised(item)
             except MisfitError as misfit:
@@ -62,8 +69,32 @@ class Reading:
             if isinstance(item, Fault):
                 self.faults.add(item)
             for record in found:
-                self.tally.add(record)
-                yield record
+                self.within += 1
+                if self.within > had:
+                    self.taken += 1
+                    self.tally.add(record)
+                    yield record
+            had = 0
+
+    def state(self) -> dict[str, Any]:
+        """Where reading stands, and what it has noticed so far: small, and JSON."""
+        return {
+            "behind": [self.rows - 1, self.within] if self.within else [self.rows, 0],
+            "taken": self.taken,
+            "formats": self.formats,
+            "why": self.why,
+            "faults": [[asdict(fault), self.faults.count[what]] for what, fault in self.faults.first.items()],
+            "tally": asdict(self.tally),
+        }
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on where `state` was taken, on the same files."""
+        self.behind = (state["behind"][0], state["behind"][1])
+        self.rows, self.taken = state["behind"][0], state["taken"]
+        self.formats, self.why, self.tally = dict(state["formats"]), dict(state["why"]), Tally(**state["tally"])
+        for fault, count in state["faults"]:
+            self.faults.first[fault["what"]] = Fault(**fault)
+            self.faults.count[fault["what"]] = count
 
     def _normalised(self, row: Row) -> list[Record]:
         if code := CODE.match(self.source.format):
@@ -132,6 +163,8 @@ class Stream(Generic[R]):
     def __init__(self, sources: Sequence[Source], files: Sequence[Sequence[Path]], want: type[R]) -> None:
         self.sources, self._files = sources, files
         self._want: type[R] = want
+        self._number = 0
+        self._reading = Reading(sources[0], want) if sources else None
         self.notes: list[str] = []
         self.warnings: list[str] = []
         self.counts = [0] * len(sources)
@@ -139,11 +172,30 @@ class Stream(Generic[R]):
 
     def __iter__(self) -> Iterator[tuple[int, R]]:
         """Number of the source and record. Raises DataError at a source's end if rows are bad and not skipped, or if it held none."""
-        for number, (source, paths) in enumerate(zip(self.sources, self._files, strict=True)):
-            reading = Reading(source, self._want)
-            for record in cast(Iterable[R], reading.records(paths)):
+        while self._reading is not None:
+            number, reading = self._number, self._reading
+            for record in cast(Iterable[R], reading.records(self._files[number])):
                 self.counts[number] += 1
                 yield number, record
             reading.check(self.counts[number])
             self.warnings += reading.warnings()
             self.notes += reading.notes(self.counts[number]) + reading.warnings()
+            self._number += 1
+            self._reading = Reading(self.sources[self._number], self._want) if self._number < len(self.sources) else None
+
+    def state(self) -> dict[str, Any]:
+        """The position behind the last record that was given: small, and JSON."""
+        reading = self._reading.state() if self._reading else None
+        return {"source": self._number, "reading": reading, "notes": self.notes, "warnings": self.warnings, "counts": self.counts}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on behind the record at which `state` was taken; rows before it are passed over, on the Hub without counting them out."""
+        self._number, self.notes, self.warnings, self.counts = (
+            state["source"],
+            list(state["notes"]),
+            list(state["warnings"]),
+            list(state["counts"]),
+        )
+        self._reading = Reading(self.sources[self._number], self._want) if self._number < len(self.sources) else None
+        if self._reading is not None:
+            self._reading.restore(state["reading"])

@@ -6,6 +6,7 @@ from typing import Any
 STAGES: dict[str, tuple[str, str]] = {
     "world": ("stages.world.config:World", "stages.world.run:run"),
     "arithmetic": ("stages.arithmetic.config:Arithmetic", "stages.arithmetic.run:run"),
+    "corpus": ("stages.corpus.config:Corpus", "stages.corpus.run:run"),
     "tokenizer": ("stages.tokenizer.config:Tokenizer", "stages.tokenizer.run:run"),
     "pretrain": ("stages.pretrain.config:Pretrain", "stages.pretrain.run:run"),
     "sft": ("stages.sft.config:SFT", "stages.sft.run:run"),
