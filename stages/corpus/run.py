@@ -3,7 +3,6 @@
 import os
 import shutil
 from collections.abc import Iterator, Sequence
-from functools import partial
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ from data.errors import DataError
 from data.formats import Text
 from data.reading import Stream
 from data.written import write_lines, written_lines
-from stages.contract import Artifact, Hardware, Job, Result, Table
+from stages.contract import Artifact, Hardware, Job, Result, StageError, Table
 from stages.core import checkpoints
 from stages.core.interrupt import Interrupted, interruptible
 from stages.core.metrics import Metrics
@@ -76,7 +75,7 @@ def _first_pass(job: Job, config: Corpus, cleaner: Cleaner, stream: Stream[Text]
         while (first := next(batches, None)) is not None:
             report = Report()
             part = chain([first], islice(batches, PART - 1))
-            checkpoints.save(folder, done + 1, partial(_write_part, clean(part), config, report, stream), keep_last=10**9)
+            _write_part(folder / f".partial-step-{done + 1:06d}", clean(part), config, report, stream)
             done += 1
             total.merge(report)
             kept = 1 - sum(found.characters for found in total.removed.values()) / max(1, total.characters)
@@ -99,9 +98,18 @@ def _whole_parts(folder: Path) -> tuple[int, Report]:
     return done, total
 
 
-def _write_part(cleaned: Iterator[Cleaned], config: Corpus, report: Report, stream: Stream[Text], folder: Path) -> None:
-    report.merge(cleaned_part(cleaned, folder, config.copies.near))
-    write_state(folder, report, stream)
+def _write_part(folder: Path, cleaned: Iterator[Cleaned], config: Corpus, report: Report, stream: Stream[Text]) -> None:
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    try:
+        report.merge(cleaned_part(cleaned, folder, config.copies.near))
+        write_state(folder, report, stream)
+        checkpoints.seal(folder)
+    except OSError as error:
+        free = shutil.disk_usage(folder).free >> 20
+        raise StageError(
+            f"{folder.name} could not be written ({error}); {free:,} MiB are free there, and the parts before it are whole"
+        ) from error
 
 
 def _copies(parts: Sequence[Path], config: Corpus) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
