@@ -12,7 +12,7 @@ from pipeline.ending import Ending, ending, last_lines
 from pipeline.errors import RecipeError, StoreError
 from pipeline.identity import Identity, identity_of
 from pipeline.jobs import make_job, relative, surroundings
-from pipeline.launch import WORKER, accelerate_config, command, cuda_devices, environment, resolved
+from pipeline.launch import WORKER, command, cuda_devices, environment, is_launched, resolved
 from pipeline.lock import Lock
 from pipeline.plan import Plan, Selection, Step, make_plan
 from pipeline.process import Stop, spawn, watch
@@ -116,10 +116,7 @@ class Execution:
         attempt = folder.new_attempt()
         job = make_job(self.plan, step, attempt.number, self.hardware)
         write_json(folder.path / "job.json", job.model_dump(mode="json"))
-        config = attempt.folder / "accelerate.json"
-        if (launcher := accelerate_config(self.hardware)) is not None:
-            write_json(config, launcher)
-        argv = command(job.folder / "job.json", self.hardware, config.resolve(), self.worker)
+        argv = command(job.folder / "job.json", self.hardware, self.worker)
         write_json(attempt.folder / "env.json", surroundings(self.hardware, argv))
         self.plan.run.event("started", stage=step.name, folder=folder.path.name, attempt=attempt.number)
         started = time.monotonic()  # a clock that is set meanwhile changes no duration
@@ -141,7 +138,7 @@ class Execution:
 
         self.view.open(step.name)
         try:
-            return watch(child, self.stop, self.grace_seconds, tick, launched=accelerate_config(self.hardware) is not None)
+            return watch(child, self.stop, self.grace_seconds, tick, launched=is_launched(self.hardware))
         finally:
             self.view.close()
 

@@ -8,7 +8,6 @@ import sys
 from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 from stages.contract import Hardware
 
@@ -51,46 +50,20 @@ def processes(hardware: Hardware) -> int:
     return int(hardware.gpus) if hardware.gpus else hardware.processes or 1
 
 
-def accelerate_config(hardware: Hardware) -> dict[str, Any] | None:
-    """What `accelerate launch` reads; None where no launcher is needed."""
-    if processes(hardware) == 1 and not hardware.zero:
-        return None
-    config: dict[str, Any] = {
-        "compute_environment": "LOCAL_MACHINE",
-        "debug": False,
-        "distributed_type": "DEEPSPEED" if hardware.zero else "MULTI_GPU" if hardware.gpus else "MULTI_CPU",
-        "downcast_bf16": "no",
-        "machine_rank": 0,
-        "main_process_port": 0,
-        "main_training_function": "main",
-        "mixed_precision": "bf16" if hardware.precision == "bf16" else "no",
-        "num_machines": 1,
-        "num_processes": processes(hardware),
-        "rdzv_backend": "static",
-        "same_network": True,
-        "use_cpu": not hardware.gpus,
-    }
-    if hardware.zero:
-        config["deepspeed_config"] = {
-            "zero_stage": hardware.zero,
-            "offload_optimizer_device": "none",
-            "offload_param_device": "none",
-            "zero3_init_flag": False,
-            "zero3_save_16bit_model": False,
-        }
-    return config
+def is_launched(hardware: Hardware) -> bool:
+    """Whether a launcher stands between the orchestrator and the stage's processes."""
+    return processes(hardware) > 1 or bool(hardware.zero)
 
 
-def command(job: Path, hardware: Hardware, config: Path, worker: Sequence[str] = WORKER) -> list[str]:
-    """The command of one stage; `config` is where `accelerate_config` was written."""
-    count = processes(hardware)
-    if accelerate_config(hardware) is None:
+def command(job: Path, hardware: Hardware, worker: Sequence[str] = WORKER) -> list[str]:
+    """The command of one stage. Several processes, and whatever DeepSpeed shards, are started by torchrun, on CPUs and GPUs alike.
+
+    What accelerate's own launcher adds to torchrun are variables for scripts that do not know their settings; a stage knows them from its job.
+    """
+    if not is_launched(hardware):
         return [sys.executable, *worker, str(job)]
-    if not hardware.gpus and not hardware.zero:
-        # On CPUs accelerate's own launcher asks for MPI; torchrun starts the same processes over gloo.
-        return [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={count}", *worker, str(job)]
-    # Without an explicit file accelerate reads one from the user's home, and the run is no longer ours.
-    return [sys.executable, "-m", "accelerate.commands.launch", f"--config_file={config}", *worker, str(job)]
+    count = processes(hardware)
+    return [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={count}", *worker, str(job)]
 
 
 def environment(hardware: Hardware, base: Mapping[str, str]) -> dict[str, str]:

@@ -96,8 +96,11 @@ def prepare_process(job: Job) -> None:
         os.environ["OMP_NUM_THREADS"] = str(job.hardware.threads)
     if job.hardware.gpus == 0:
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
+        os.environ["DS_ACCELERATOR"] = "cpu"  # or DeepSpeed looks for a device, and warns
+    if job.hardware.zero not in (0, "auto"):
+        os.environ["ACCELERATE_USE_DEEPSPEED"] = "true"
     # Deprecations among the libraries are theirs to settle; a user's log is for the stage.
-    warnings.filterwarnings("ignore", category=FutureWarning, module=r"(transformers|trl|peft|accelerate)\b")
+    warnings.filterwarnings("ignore", category=FutureWarning, module=r"(transformers|trl|peft|accelerate|torch\.distributed)\b")
     os.environ.update(
         HF_HUB_DISABLE_TELEMETRY="1",
         HF_HUB_DISABLE_PROGRESS_BARS="1",

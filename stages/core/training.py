@@ -31,6 +31,7 @@ from stages.core.schedules import adamw, learning_rate_factor
 from stages.core.seeds import seed_for
 from stages.core.trackers import Trackers
 from stages.core.watchdog import Watchdog, watching
+from stages.core.zero import engine_config, make_whole, size_of_state, zero_stage
 
 AUTO_TOKENS = {"cpu": 4_096, "cuda": 32_768}
 """Tokens of a forward pass where the recipe leaves it open. On a CPU larger passes leave the caches and are slower."""
@@ -64,7 +65,10 @@ def shape_of_run(hardware: Hardware, *, batch_tokens: int, capacity: int, tokens
 def arguments(job: Job, optimizer: Optimizer, *, steps: int, micro_batch: int, accumulation: int, precision: Precision) -> dict[str, Any]:
     """Keyword arguments of TrainingArguments, and of TRL's configurations that derive from it (their defaults are not ours)."""
     on_cpu = device_of(job.hardware).type == "cpu"
+    sharded = zero_stage(job.hardware) > 0
+    cut = {"micro_batch": micro_batch, "accumulation": accumulation}
     return {
+        "deepspeed": engine_config(job.hardware, clip=optimizer.clip, dtype=precision.dtype, **cut) if sharded else None,
         "output_dir": str(job.folder / "checkpoints"),
         "max_steps": steps,
         "per_device_train_batch_size": micro_batch,
@@ -73,7 +77,7 @@ def arguments(job: Job, optimizer: Optimizer, *, steps: int, micro_batch: int, a
         "max_grad_norm": optimizer.clip,
         "seed": seed_for(job.seed, "trainer") % 2**32,
         "use_cpu": on_cpu,
-        "bf16": precision.dtype == torch.bfloat16,
+        "bf16": precision.dtype == torch.bfloat16 and not sharded,  # DeepSpeed has its own autocast, and `bf16` would make it store bf16
         "fp16": False,
         "activation_checkpointing": job.hardware.gradient_checkpointing,
         "save_strategy": "steps",
@@ -328,10 +332,15 @@ class StageTraining(_Below):  # type: ignore[misc]
                 parameter.copy_(given[name])
 
     def finish(self, write: Callable[[], Any]) -> None:
-        """Let the first process write the artifact while the others wait."""
+        """Let the first process write the artifact while the others wait; shards are brought together first."""
+        make_whole(self.model, self._probe, keep=self.is_world_process_zero())
         if self.is_world_process_zero():
             write()
         self.accelerator.wait_for_everyone()
+
+    def _probe(self) -> torch.Tensor:
+        """The loss of one row or pair: something that every weight has a part in."""
+        return self.summed_loss(self.model, self._prepare_inputs(self.data_collator([self.train_dataset[0]])))
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
         """None beside checkpoints; publishing writes the card of an artifact."""
@@ -346,13 +355,6 @@ class StageTraining(_Below):  # type: ignore[misc]
             return list(flags)
         totals = self.accelerator.reduce(torch.tensor([float(flag) for flag in flags], device=self.args.device), reduction="sum")
         return [bool(total > 0) for total in totals]
-
-
-def size_of_state(model: Any, *, sharded: bool) -> int:
-    """Bytes of a checkpoint: fp32 weights, and two moments for each that trains; DeepSpeed adds a master copy of those."""
-    sizes = [(int(getattr(p, "ds_numel", p.numel())), p.requires_grad) for p in model.parameters()]
-    moments = 12 if sharded else 8
-    return sum(4 * size + (moments * size if trains else 0) for size, trains in sizes)
 
 
 def train(trainer: Any, tokenizer: Any = None) -> int:

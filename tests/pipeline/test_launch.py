@@ -9,57 +9,27 @@ import pytest
 from pipeline import launch
 from stages.contract import Hardware
 
-JOB, CONFIG = Path("/runs/a/base-1/job.json"), Path("/runs/a/base-1/attempts/1/accelerate.json")
+JOB = Path("/runs/a/base-1/job.json")
 
 
 def test_one_process_needs_no_launcher():
     for hardware in (Hardware(gpus=0), Hardware(gpus=1, zero=0)):
-        assert launch.command(JOB, launch.resolved(hardware, 8), CONFIG) == [sys.executable, "-m", "stages", str(JOB)]
-        assert launch.accelerate_config(launch.resolved(hardware, 8)) is None
+        assert launch.command(JOB, launch.resolved(hardware, 8)) == [sys.executable, "-m", "stages", str(JOB)]
 
 
-def test_several_gpus_start_through_accelerate_with_our_file():
-    hardware = launch.resolved(Hardware(gpus="auto", zero=0), 4)
-    assert launch.command(JOB, hardware, CONFIG)[1:] == [
-        "-m",
-        "accelerate.commands.launch",
-        f"--config_file={CONFIG}",
-        "-m",
-        "stages",
-        str(JOB),
-    ]
-    config = launch.accelerate_config(hardware)
-    assert config is not None
-    assert config["num_processes"] == 4
-    assert config["distributed_type"] == "MULTI_GPU"
-    assert "deepspeed_config" not in config
-
-
-def test_zero_starts_through_deepspeed():
-    config = launch.accelerate_config(launch.resolved(Hardware(zero=3, precision="bf16"), 2))
-    assert config is not None
-    assert config["distributed_type"] == "DEEPSPEED"
-    assert config["deepspeed_config"]["zero_stage"] == 3
-    assert config["mixed_precision"] == "bf16"
-
-
-def test_several_processes_on_a_cpu_start_through_torchrun():
-    hardware = launch.resolved(Hardware(gpus=0, processes=2), 0)
-    argv = launch.command(JOB, hardware, CONFIG)
-    assert argv[1:5] == ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+@pytest.mark.parametrize(
+    ("hardware", "devices", "count"),
+    [
+        (Hardware(gpus="auto", zero=0), 4, 4),
+        (Hardware(zero=3), 2, 2),
+        (Hardware(gpus=1, zero=3), 2, 1),
+        (Hardware(gpus=0, processes=2), 0, 2),
+    ],
+)
+def test_several_processes_and_whatever_is_sharded_start_through_torchrun(hardware: Hardware, devices: int, count: int):
+    argv = launch.command(JOB, launch.resolved(hardware, devices))
+    assert argv[1:5] == ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={count}"]
     assert argv[5:] == ["-m", "stages", str(JOB)]
-
-
-@pytest.mark.slow
-def test_our_accelerate_file_is_one_that_accelerate_reads(tmp_path: Path):
-    import json
-
-    from accelerate.commands.config.config_args import load_config_from_file
-
-    for hardware in (Hardware(gpus=2, zero=0), Hardware(gpus=2, zero=2)):
-        file = tmp_path / "accelerate.json"
-        file.write_text(json.dumps(launch.accelerate_config(hardware)))
-        assert load_config_from_file(str(file)).num_processes == 2
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,117 @@
+"""DeepSpeed ZeRO: the configuration of an engine, and the way back from shards to a plain model.
+
+Stage 1 shards the optimizer's state over the processes, stage 2 the gradients too, stage 3 the weights too (Rajbhandari et al. 2020). Weights
+are stored in fp32 under every stage and multiplied in the precision of the recipe (`torch_autocast`), as without DeepSpeed: what a recipe
+computes does not depend on how it is sharded.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+
+from stages.contract import Hardware, StageError
+
+BUCKET = 50_000_000
+"""Most elements that are reduced or gathered in one message, and so the size of a communication buffer."""
+
+TOLERANCE = 1e-5
+"""Largest allowed difference of outputs between a model in shards and the same brought together, relative to the largest above one."""
+
+
+def zero_stage(hardware: Hardware) -> int:
+    """The ZeRO stage of this process; `auto`, which a launcher decides, is 0 for a stage that is started by hand."""
+    return 0 if hardware.zero == "auto" else hardware.zero
+
+
+def engine_config(
+    hardware: Hardware, *, clip: float, dtype: torch.dtype, micro_batch: int = 1, accumulation: int = 1, width: int | None = None
+) -> dict[str, Any]:
+    """What `deepspeed.initialize` is told. Vectors of about `width`, the model's hidden size, stay whole, matrices are sharded.
+
+    Left out, Trainer fills it in from the model.
+    """
+    config: dict[str, Any] = {
+        "train_micro_batch_size_per_gpu": micro_batch,
+        "gradient_accumulation_steps": accumulation,
+        "gradient_clipping": clip,
+        "steps_per_print": 2**31,
+        "zero_optimization": {
+            "stage": zero_stage(hardware),
+            "reduce_bucket_size": BUCKET,
+            "allgather_bucket_size": BUCKET,
+            "stage3_prefetch_bucket_size": BUCKET,
+            "stage3_param_persistence_threshold": "auto" if width is None else 10 * width,
+        },
+    }
+    if dtype != torch.float32:
+        config["torch_autocast"] = {"enabled": True, "dtype": str(dtype).removeprefix("torch.")}
+    return config
+
+
+def width_of(model: Any) -> int:
+    return int(model.config.get_text_config().hidden_size)
+
+
+def is_sharded(module: nn.Module) -> bool:
+    """Whether weights lie in shards (ZeRO-3): each parameter is then empty outside a gather, and a forward pass needs every process."""
+    return any(hasattr(parameter, "ds_id") for parameter in module.parameters())
+
+
+def size_of_state(model: Any, *, sharded: bool) -> int:
+    """Bytes of a checkpoint: fp32 weights, and two moments for each that trains; DeepSpeed adds a master copy of those."""
+    sizes = [(int(getattr(p, "ds_numel", p.numel())), p.requires_grad) for p in model.parameters()]
+    moments = 12 if sharded else 8
+    return sum(4 * size + (moments * size if trains else 0) for size, trains in sizes)
+
+
+def make_whole(model: Any, probe: Callable[[], torch.Tensor], *, keep: bool) -> None:
+    """End of training: a sharded model becomes a plain one again, in CPU memory, on the processes that `keep` it; on the others it has no weights.
+
+    One parameter at a time is gathered, so no process ever holds more than it keeps. Every process must call it. Nothing happens to a model
+    that is not sharded. The engine is of no use afterwards.
+
+    Args:
+        probe: computes some output of the model; it is asked before and after.
+        keep: whether this process keeps the model.
+
+    Raises:
+        StageError: the plain model gives other outputs than the sharded one.
+    """
+    if not is_sharded(model):
+        return
+    model.eval()
+    before = _asked(model, probe)
+    _gather(model, keep)
+    if keep:
+        difference = float((_asked(model, probe) - before).abs().max())
+        if not difference <= TOLERANCE * max(1.0, float(before.abs().max())):
+            raise StageError(f"brought together, the shards give another model: outputs differ by {difference:.3g}")
+
+
+@torch.no_grad()
+def _asked(model: Any, probe: Callable[[], torch.Tensor]) -> torch.Tensor:
+    with torch.autocast(model.device.type, enabled=False):
+        return probe().float().cpu()
+
+
+def _gather(model: nn.Module, keep: bool) -> None:
+    from deepspeed.runtime.zero import GatheredParameters
+    from transformers.integrations.deepspeed import unset_hf_deepspeed_config
+
+    unset_hf_deepspeed_config()  # transformers would shard whatever is loaded from now on, and wait for every process
+    plain: dict[int, nn.Parameter] = {}
+    for inner in model.modules():
+        # DeepSpeed's own mapping and hooks gather what is touched; a plain model has neither.
+        held = dict(inner._parameters.items())
+        for name, parameter in held.items():
+            if parameter is not None and id(parameter) not in plain:
+                with GatheredParameters([parameter]):
+                    data = parameter.detach().cpu().clone() if keep else torch.empty(0)
+                plain[id(parameter)] = nn.Parameter(data, requires_grad=parameter.requires_grad)
+            held[name] = None if parameter is None else plain[id(parameter)]
+        inner._parameters = held
+        for hooks in ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks"):
+            getattr(inner, hooks).clear()
+    model.cpu()  # buffers

@@ -1,0 +1,121 @@
+"""How a run is sharded changes nothing: every stage gives the same loss at every step on 1 process, on 2, and under ZeRO-1, 2 and 3.
+
+Under all of them artifacts are the same plain files, and killed runs resume bit for bit. All runs on two processes share one launch.
+"""
+
+import hashlib
+import json
+import random
+from pathlib import Path
+
+import pytest
+import torch
+
+from stages.contract import Job
+from stages.core import checkpoints, metrics
+from tests.stages.tiny import causal_lm, job_of, saved, tokenizer_of
+from tests.stages.together import task, together
+
+pytestmark = [pytest.mark.slow, pytest.mark.distributed]
+
+WORDS = ["the", "cat", "sat", "on", "a", "mat", "while", "two", "dogs", "ran", "over", "green", "hills"]
+ADAPTER = {"kind": "lora", "rank": 4}
+STAGES = ("pretrain", "sft", "reward", "reward with LoRA")
+WAYS = {"1 process": (0, 1), "DDP": (0, 2), "ZeRO-1": (1, 2), "ZeRO-2": (2, 2), "ZeRO-3": (3, 2)}
+"""ZeRO stage and number of processes."""
+KILLED = {("sft", "ZeRO-1"), ("pretrain", "ZeRO-2"), ("sft", "ZeRO-3"), ("reward with LoRA", "ZeRO-3")}
+KILLS = (1, 3)
+"""Before the first checkpoint, and after one that lies before it."""
+
+
+def rows_of(kind: str) -> list[dict]:
+    source = random.Random(3)
+
+    def say(most: int = 9) -> str:
+        return " ".join(source.choices(WORDS, k=source.randint(2, most)))
+
+    if kind == "pretrain":
+        return [{"text": say(30)} for _ in range(60)]
+    questions = [{"role": "user", "content": say()} for _ in range(60)]
+    if kind == "sft":
+        return [{"messages": [question, {"role": "assistant", "content": say()}]} for question in questions]
+    answers = [[{"role": "assistant", "content": say()}], [{"role": "assistant", "content": say()}]]
+    return [{"prompt": [question], "chosen": answers[0], "rejected": answers[1]} for question in questions]
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory) -> Path:
+    tokenizer = tokenizer_of(WORDS)
+    return saved(causal_lm(tokenizer, context=64), tokenizer, tmp_path_factory.mktemp("base") / "model")
+
+
+def job(base: Path, folder: Path, stage: str, zero: int) -> Job:
+    """Four steps or more, each of several forward passes on every process."""
+    kind, _, adapted = stage.partition(" with ")
+    config = {"model": "base", "data": [{"path": "x"}], "held_out": 0.1, "optimizer": {"learning_rate": 1e-2, "clip": 0.5}}
+    config |= {
+        "pretrain": {"tokens": 1024, "batch_tokens": 256},
+        "sft": {"epochs": 1.5, "batch_tokens": 256, "adapter": ADAPTER},
+        "reward": {"epochs": 1.5, "batch_pairs": 16},
+    }[kind]
+    if adapted:
+        config["adapter"] = ADAPTER
+    folder.mkdir(parents=True)
+    data = folder / "rows.jsonl"
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows_of(kind)))
+    made = job_of(folder, kind, config, inputs={"model": ("causal-lm", base)}, files={"data.0": [data]}, seed=1)
+    changes = {"hardware": {"gpus": 0, "zero": zero, "micro_batch": 1, "threads": 1}, "checkpoints": {"every_steps": 2}}
+    return Job.model_validate({**made.model_dump(mode="json"), **changes})
+
+
+@pytest.fixture(scope="module")
+def runs(base, tmp_path_factory) -> dict[tuple[str, str], Job]:
+    """Every stage in every way, and again the KILLED ones."""
+    folder = tmp_path_factory.mktemp("runs")
+    jobs = {(stage, way): job(base, folder / way / stage, stage, zero) for stage in STAGES for way, (zero, _) in WAYS.items()}
+    killed = {(*key, "killed"): job(base, folder / "killed" / key[1] / key[0], key[0], WAYS[key[1]][0]) for key in KILLED}
+    together([task(jobs[key]) for key in jobs if WAYS[key[1]][1] == 1], folder, processes=1)
+    together([task(jobs[key]) for key in jobs if WAYS[key[1]][1] == 2] + [task(one, KILLS) for one in killed.values()], folder)
+    return jobs | killed
+
+
+def lines(job: Job) -> list[dict]:
+    return [line for line in metrics.read(job.folder / "metrics.jsonl") if "loss" in line]
+
+
+@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("way", [way for way in WAYS if way != "1 process"])
+def test_every_step_has_the_loss_of_one_process(runs, stage, way):
+    alone, shared = lines(runs[stage, "1 process"]), lines(runs[stage, way])
+    assert len(alone) == len(shared) >= 4
+    for one, two in zip(alone, shared, strict=True):
+        assert two["loss"] == pytest.approx(one["loss"], abs=1e-5)
+        assert two["grad_norm"] == pytest.approx(one["grad_norm"], abs=1e-4)
+        assert two["tokens"] == one["tokens"]
+    assert max(line["grad_norm"] for line in alone) > 0.5, "the clip was never felt"
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_artifacts_are_plain_and_equal_whatever_sharded_the_training(runs, stage):
+    from safetensors.torch import load_file
+
+    alone = load_file(runs[stage, "1 process"].artifact / "model.safetensors")
+    for way in WAYS:
+        folder = runs[stage, way].artifact
+        assert sorted(path.name for path in folder.iterdir()) == sorted(path.name for path in runs[stage, "1 process"].artifact.iterdir())
+        weights = load_file(folder / "model.safetensors")
+        assert weights.keys() == alone.keys()
+        for name, tensor in weights.items():
+            # Adam magnifies rounding where gradients are near zero.
+            torch.testing.assert_close(tensor, alone[name], rtol=0, atol=2e-3, msg=f"{way}: {name}")
+
+
+@pytest.mark.parametrize("key", sorted(KILLED), ids=" ".join)
+def test_killed_and_resumed_equals_uninterrupted_bit_for_bit(runs, key):
+    whole, killed = runs[key], runs[(*key, "killed")]
+    digests = [hashlib.sha256((one.artifact / "model.safetensors").read_bytes()).hexdigest() for one in (whole, killed)]
+    assert digests[0] == digests[1]
+    assert [line["loss"] for line in lines(whole)] == [line["loss"] for line in lines(killed)]
+    newest = checkpoints.latest(killed.folder / "checkpoints")
+    shards = list(newest.rglob("*optim_states.pt"))
+    assert len(shards) == 2, "each process writes its own shard"
