@@ -168,17 +168,25 @@ def _guess(base: str) -> Meaning:
 
 def grouped(names: Iterable[str]) -> list[tuple[str, list[list[str]]]]:
     """(group, charts) in the order of the page; a chart is the list of series that it holds. Each name stands in exactly one chart."""
-    charts: dict[tuple[str, str], list[str]] = {}
+    charts: dict[tuple[str, str, str], list[str]] = {}
+    names = list(names)
+    parts = {parse(name).part for name in names}
     for name in names:
         named = parse(name)
-        # Parts of a reward differ in scale from their sum as rarely as a held-out loss from the loss, so they share a chart.
-        charts.setdefault((meaning(name).group, named.base), []).append(name)
+        # Parts of a reward differ in scale from their sum as rarely as a held-out loss from the loss, so they share a chart; what a part is
+        # made of has one of its own, or a dozen lines would hide one another.
+        charts.setdefault((meaning(name).group, named.base, whole_of(named.part, parts)), []).append(name)
     rank = list(KNOWN)
-    ordered = sorted(charts, key=lambda key: (GROUPS.index(key[0]), rank.index(key[1]) if key[1] in rank else len(rank)))
+    ordered = sorted(charts, key=lambda key: (GROUPS.index(key[0]), rank.index(key[1]) if key[1] in rank else len(rank), key[2]))
     groups: dict[str, list[list[str]]] = {}
-    for group, base in ordered:
-        groups.setdefault(group, []).append(charts[group, base])
+    for key in ordered:
+        groups.setdefault(key[0], []).append(charts[key])
     return list(groups.items())
+
+
+def whole_of(part: str, parts: Iterable[str]) -> str:
+    """The part that another one belongs to: `world` for `world_correct` where there are both; empty for one that stands by itself."""
+    return max((other for other in parts if other and part.startswith(f"{other}_")), key=len, default="")
 
 
 def pretty(value: float | None, unit: str = "") -> str:

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import takewhile
 from typing import Any
 
 from pipeline.report.catalogue import Scale, meaning, parse, pretty
@@ -124,6 +125,9 @@ def stage_chart(key: str, names: Sequence[str], curves: Curves, limit: int, x_ra
     held = [series for name in sorted(names, key=_leading) if (series := curves[name]) and series.values]
     told = meaning(min(names, key=_leading)) if held else meaning(names[0])
     title = told.label if len(held) == 1 else meaning(parse(names[0]).base).label
+    words = [parse(name).part.split("_") for name in names]
+    shared = " ".join(same[0] for same in takewhile(lambda same: len(set(same)) == 1, zip(*words, strict=False)))
+    title += f": {shared}" if len(held) > 1 and shared else ""
     lines = [line for index, series in enumerate(held) for line in _lines(series, index, limit, alone=len(held) == 1)]
     positive = bool(held) and all(value > 0 for series in held for value in series.values)
     scale: Scale = "log" if positive and told.scale == "log" and _decades(held) > 1 else "linear"

@@ -69,3 +69,22 @@ def test_durations_read_as_a_person_says_them() -> None:
         "2 d 4 h",
         "1 h",
     ]
+
+
+def test_what_a_part_of_a_reward_is_made_of_has_a_chart_of_its_own() -> None:
+    names = [
+        "reward",
+        "held_out_reward",
+        "reward_judge",
+        "reward_world",
+        "reward_world_correct",
+        "held_out_reward_world_correct",
+        "reward_std",
+    ]
+    [(group, charts)] = grouped(names)
+    assert group == "Reward"
+    assert charts == [
+        ["reward", "held_out_reward", "reward_judge", "reward_world"],
+        ["reward_world_correct", "held_out_reward_world_correct"],
+        ["reward_std"],
+    ]
