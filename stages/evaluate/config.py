@@ -22,6 +22,7 @@ class Task(Spec):
 class Evaluate(Rewarded):
     """Compare a family of models on the same held-out text, prompts and seeds: one table."""
 
+    version: ClassVar[int] = 2
     makes: ClassVar[str] = "report"
     kind: Literal["evaluate"] = "evaluate"
     models: Annotated[tuple[ModelRef, ...], Field(min_length=1)]
@@ -36,6 +37,8 @@ class Evaluate(Rewarded):
     """Best-of-n of `baseline` by reward, as the yardstick for PPO; 1 leaves it out."""
     baseline: ModelRef | None = None
     """Model that win rate, KL and best-of-n are measured against; the model before the last if left out."""
+    answers: int = Field(1, ge=1)
+    """Sampled answers of each model per prompt; what is told of sampled answers is their mean, and more of them narrow the intervals."""
     sampling: Sampling = Sampling()
     samples: int = Field(6, ge=0)
     """Prompts whose answers are shown side by side."""

@@ -67,7 +67,7 @@ class Paper:
     prompt_ids: list[list[int]]
     greedy: list[Completion]
     sampled: list[list[Completion]]
-    """By sample, then by prompt; the first sample is the model's answer, the others are for best-of-n."""
+    """By sample, then by prompt; the first `answers` of the recipe are graded, all of them are for best-of-n."""
     texts: dict[str, list[list[str]]]
     """`greedy` and `sampled`: what the answers say without their end tokens, by sample and prompt."""
 

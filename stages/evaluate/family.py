@@ -35,7 +35,7 @@ class Member:
     papers: list[Paper] = field(default_factory=list)
     """By exam."""
     kl: list[Floats | None] = field(default_factory=list)
-    """By exam: log-ratio to the baseline of each sampled answer, (N) nats; None where the tokens are not the same."""
+    """By exam: log-ratio to the baseline of each prompt's first sampled answer, (N) nats; None where the tokens are not the same."""
 
 
 def members(job: Job, config: Evaluate) -> tuple[list[Member], Member]:

@@ -21,21 +21,48 @@ class Marks:
     paper: Paper
     truth: str
     """Which part of the rule's verdict counts."""
-    sampled: dict[str, Floats]
+    verdicts: list[dict[str, Floats]]
+    """What the rule says of each sample."""
     greedy: dict[str, Floats]
     rewards: list[Scores]
     """By sample; empty without rewards."""
     greedy_rewards: Scores | None
     kl: Floats | None
+    answers: int = 1
+    """The first so many samples are the model's answers; the others are only for best-of-n."""
+
+    @property
+    def sampled(self) -> dict[str, Floats]:
+        """The rule's verdict, as the mean over a prompt's answers."""
+        return {name: self._mean([verdict[name] for verdict in self.verdicts]) for name in self.verdicts[0]}
+
+    @property
+    def reward(self) -> Floats:
+        """As the mean over a prompt's answers."""
+        return self._mean([scores.total for scores in self.rewards])
+
+    @property
+    def rewards_NK(self) -> Floats:
+        """Of every sample."""
+        return np.stack([scores.total for scores in self.rewards], axis=1)
+
+    def verdicts_NK(self, part: str) -> Floats:
+        """Of every sample."""
+        return np.stack([verdict[part] for verdict in self.verdicts], axis=1)
+
+    def _mean(self, samples: Sequence[Floats]) -> Floats:
+        mean_N: Floats = np.mean(samples[: self.answers], axis=0)
+        return mean_N
 
 
-def mark(paper: Paper, kl: Floats | None, rewards: Rewards | None) -> Marks:
+def mark(paper: Paper, kl: Floats | None, rewards: Rewards | None, answers: int = 1) -> Marks:
     """Grade and score one member's answers in one exam."""
     rule = paper.exam.task.rule
-    truth, sampled = graded(rule, paper.sampled_answers())
-    _, greedy = graded(rule, paper.greedy_answers())
-    scored = [rewards.score(paper.sampled_answers(sample)) for sample in range(len(paper.sampled))] if rewards else []
-    return Marks(paper, truth, sampled, greedy, scored, rewards.score(paper.greedy_answers()) if rewards else None, kl)
+    truth, greedy = graded(rule, paper.greedy_answers())
+    samples = range(len(paper.sampled))
+    verdicts = [graded(rule, paper.sampled_answers(sample))[1] for sample in samples]
+    scored = [rewards.score(paper.sampled_answers(sample)) for sample in samples] if rewards else []
+    return Marks(paper, truth, verdicts, greedy, scored, rewards.score(paper.greedy_answers()) if rewards else None, kl, answers)
 
 
 def column_of(member: Member, marks: Sequence[Marks], baseline: Sequence[Marks] | None, seed: int) -> Column:
@@ -56,18 +83,19 @@ def column_of(member: Member, marks: Sequence[Marks], baseline: Sequence[Marks] 
 def _told(marks: Marks, baseline: Marks | None) -> dict[str, Floats]:
     """The quantities of one exam, in the table's order."""
     told = {
-        name: values for part in marks.sampled for name, values in ((part, marks.sampled[part]), (f"{part}_greedy", marks.greedy[part]))
+        name: values for part, whole in marks.sampled.items() for name, values in ((part, whole), (f"{part}_greedy", marks.greedy[part]))
     }
+    given = range(marks.answers)
     if marks.rewards and marks.greedy_rewards:
-        told |= {"reward": marks.rewards[0].total, "reward_greedy": marks.greedy_rewards.total}
+        told |= {"reward": marks.reward, "reward_greedy": marks.greedy_rewards.total}
         if len(marks.rewards[0].parts) > 1:
-            told |= {f"reward_{name}": values for name, values in marks.rewards[0].parts.items()}
+            told |= {f"reward_{name}": np.mean([marks.rewards[k].parts[name] for k in given], axis=0) for name in marks.rewards[0].parts}
         if baseline is not None:
-            told["win_rate"] = wins(marks.rewards[0].total, baseline.rewards[0].total)
+            told["win_rate"] = np.mean([wins(marks.rewards[k].total, baseline.rewards[k].total) for k in given], axis=0)
     if marks.kl is not None:
         told["kl"] = marks.kl
-    answers = marks.paper.sampled[0]
-    return told | {"length": lengths(answers), "eos_rate": ended(answers)}
+    answers = marks.paper.sampled[: marks.answers]
+    return told | {"length": np.mean(list(map(lengths, answers)), axis=0), "eos_rate": np.mean(list(map(ended, answers)), axis=0)}
 
 
 def naming(exam: Exam, exams: int) -> Callable[[str], str]:
@@ -80,31 +108,57 @@ def best_of_column(baseline: Member, marks: Sequence[Marks], n: int, seed: int) 
     column = Column(f"best of {n} of {baseline.name}", key=f"best_of_{n}")
     for marked in marks:
         key = naming(marked.paper.exam, len(marks))
-        rewards_NK = np.stack([scores.total for scores in marked.rewards], axis=1)
-        parts = [graded(marked.paper.exam.task.rule, marked.paper.sampled_answers(sample))[1] for sample in range(len(marked.rewards))]
-        for name in parts[0]:
-            values_NK = np.stack([part[name] for part in parts], axis=1)
-            column.values[key(name)] = estimate(best_of(rewards_NK, values_NK, n), seed=_seed(seed, name))
-        column.values[key("reward")] = estimate(best_of(rewards_NK, rewards_NK, n), seed=_seed(seed, "reward"))
+        column.values |= {key(name): estimate(values, seed=_seed(seed, name)) for name, values in best_parts(marked, n).items()}
         column.values[key("kl")] = best_of_kl(n)
     return column
 
 
+def best_parts(marks: Marks, n: int) -> dict[str, Floats]:
+    """Every part of the rule's verdict, and the reward, expected of the best of n samples by reward: (N) each."""
+    parts = {name: marks.verdicts_NK(name) for name in marks.verdicts[0]} | {"reward": marks.rewards_NK}
+    return {name: best_of(marks.rewards_NK, values_NK, n) for name, values_NK in parts.items()}
+
+
+def add_changes(
+    columns: Sequence[Column], family: Sequence[Member], marks: dict[str, list[Marks]], baseline: Member, n: int, seed: int
+) -> None:
+    """What became of the baseline's answers, prompt by prompt: pairing takes the prompts' own difficulty out of the intervals.
+
+    Beside it, how far each model's reward lies above that of the best of n of the baseline, where there is one (n > 1).
+    """
+    for number, before in enumerate(marks[baseline.name]):
+        key, was = naming(before.paper.exam, len(marks[baseline.name])), _answered(before)
+        best = best_parts(before, n) if n > 1 else {}
+        found = {member.name: _answered(marks[member.name][number]) for member in family if member is not baseline}
+        found |= {column.name: best for column in columns if column.name not in marks}
+        for column in columns:
+            now = found.get(column.name, {})
+            changes = {f"{name}_change": values - was[name] for name, values in now.items()}
+            if best and column.name in marks and now:
+                changes[f"reward_above_best_of_{n}"] = now["reward"] - best["reward"]
+            column.changes |= {key(name): bootstrap(values, seed=_seed(seed, name)) for name, values in changes.items()}
+
+
+def _answered(marks: Marks) -> dict[str, Floats]:
+    """Verdicts and reward of the sampled answers, and verdicts of the greedy one: (N) each."""
+    told = {**marks.sampled, **{f"{name}_greedy": values for name, values in marks.greedy.items()}}
+    return told | ({"reward": marks.reward} if marks.rewards else {})
+
+
 def best_of_curve(baseline: Member, marks: Marks, seed: int) -> BestOf:
     """Reward and truth of the best of 1, 2, 4 and so on samples of the baseline."""
-    rewards_NK = np.stack([scores.total for scores in marks.rewards], axis=1)
-    verdicts = [graded(marks.paper.exam.task.rule, marks.paper.sampled_answers(k))[1][marks.truth] for k in range(rewards_NK.shape[1])]
+    rewards_NK = marks.rewards_NK
     numbers = sorted({2**power for power in range(20) if 2**power <= rewards_NK.shape[1]} | {rewards_NK.shape[1]})
 
     def curve(values_NK: Floats) -> dict[int, Estimate]:
         return {n: estimate(best_of(rewards_NK, values_NK, n), seed=_seed(seed, "best of")) for n in numbers}
 
-    return BestOf(baseline.name, curve(rewards_NK), curve(np.stack(verdicts, axis=1)))
+    return BestOf(baseline.name, curve(rewards_NK), curve(marks.verdicts_NK(marks.truth)))
 
 
 def said(name: str, marks: Marks, number: int) -> list[Said]:
     """One member's two answers to one prompt."""
-    both = [("sampled", marks.paper.texts["sampled"][0], marks.sampled, marks.rewards[0] if marks.rewards else None)]
+    both = [("sampled", marks.paper.texts["sampled"][0], marks.verdicts[0], marks.rewards[0] if marks.rewards else None)]
     both.append(("greedy", marks.paper.texts["greedy"][0], marks.greedy, marks.greedy_rewards))
     return [
         Said(name, manner, texts[number], {marks.truth: parts[marks.truth][number]} | ({"reward": scores.total[number]} if scores else {}))

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Literal
 
 from stages.contract import Table
 from stages.core.statistics import Estimate, best_of_kl
@@ -18,13 +19,15 @@ class Column:
     values: dict[str, Value] = field(default_factory=dict)
     grouped: dict[str, Value] = field(default_factory=dict)
     """The same by group of prompts; shown in a table of its own."""
+    changes: dict[str, Value] = field(default_factory=dict)
+    """What became of the baseline's quantities, as differences on the same prompts; in a table of its own."""
     key: str = ""
     """What the column is called in metrics, where that is not its name."""
 
 
-def family_table(title: str, columns: Sequence[Column], *, grouped: bool = False) -> Table:
+def family_table(title: str, columns: Sequence[Column], part: Literal["values", "grouped", "changes"] = "values") -> Table:
     """Quantities as rows, models as columns; a value with its 95 % interval."""
-    values = [column.grouped if grouped else column.values for column in columns]
+    values: list[dict[str, Value]] = [getattr(column, part) for column in columns]
     # In the order of the fullest column, so that what the baseline lacks stands where it belongs.
     names = list(dict.fromkeys(name for each in sorted(values, key=len, reverse=True) for name in each))
     rows: list[list[str | float | None]] = [[readable(name), *(shown(each.get(name)) for each in values)] for name in names]
@@ -53,7 +56,7 @@ def flat(columns: Sequence[Column]) -> dict[str, float]:
     return {
         f"{column.key or column.name}.{name}": value.mean if isinstance(value, Estimate) else value
         for column in columns
-        for name, value in [*column.values.items(), *column.grouped.items()]
+        for name, value in [*column.values.items(), *column.grouped.items(), *column.changes.items()]
     }
 
 

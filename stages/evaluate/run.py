@@ -15,7 +15,7 @@ from stages.evaluate.config import Evaluate
 from stages.evaluate.exam import Exam, read_exams
 from stages.evaluate.family import Member, examine, measure_distance, members
 from stages.evaluate.figure import draw
-from stages.evaluate.marks import Marks, best_of_column, best_of_curve, column_of, mark, naming, said
+from stages.evaluate.marks import Marks, add_changes, best_of_column, best_of_curve, column_of, mark, naming, said
 from stages.evaluate.points import points
 from stages.evaluate.report import Column, family_table, flat, markdown, reward_over_kl, side_by_side, truth_over_reward
 
@@ -28,17 +28,20 @@ def run(job: Job, config: Evaluate, hardware: Hardware) -> Result:
     best_of = config.best_of if config.rewards else 1
     for member in family:
         print(f"{member.name}: {len(texts):,} texts, {sum(len(exam.prompts) for exam in exams):,} prompts", flush=True)
-        examine(member, exams, texts, config, hardware, best_of if member is baseline else 1)
+        examine(member, exams, texts, config, hardware, max(config.answers, best_of) if member is baseline else config.answers)
     if exams:
         measure_distance(family, baseline, config, hardware)
     marks = mark_all(family, job, config, hardware)
     columns = [column_of(member, marks[member.name], None if member is baseline else marks[baseline.name], job.seed) for member in family]
     if best_of > 1 and exams:
         columns.append(best_of_column(baseline, marks[baseline.name], best_of, job.seed))
+    if exams:
+        add_changes(columns, family, marks, baseline, best_of, job.seed)
     notes = [*read_notes, *notes, *explained(config, baseline, bool(exams))]
     tables = [family_table(f"The family, baseline {baseline.name}", columns)]
-    if any(column.grouped for column in columns):
-        tables.append(family_table("By group of prompts", [column for column in columns if column.grouped], grouped=True))
+    for title, part in (("By group of prompts", "grouped"), (f"Change from {baseline.name}, prompt by prompt", "changes")):
+        if told := [column for column in columns if getattr(column, part)]:
+            tables.append(family_table(title, told, part))
 
     def write(folder: Path) -> Artifact:
         write_report(folder, columns, tables, notes)
@@ -60,7 +63,7 @@ def mark_all(family: Sequence[Member], job: Job, config: Evaluate, hardware: Har
         spoken = (member.tokenizer.get_vocab(), member.tokenizer.chat_template)
         if config.rewards and member.papers and (rewards is None or spoken != speaks):
             rewards, speaks = build_rewards(config.rewards, job, member.tokenizer, hardware), spoken
-        marks[member.name] = [mark(paper, kl, rewards) for paper, kl in zip(member.papers, member.kl, strict=True)]
+        marks[member.name] = [mark(paper, kl, rewards, config.answers) for paper, kl in zip(member.papers, member.kl, strict=True)]
     return marks
 
 
@@ -68,8 +71,9 @@ def explained(config: Evaluate, baseline: Member, exams: bool) -> list[str]:
     """What the numbers are, for whoever reads the table."""
     if not exams:
         return []
+    answers = "sampled" if config.answers == 1 else f"{config.answers} samples a prompt"
     notes = [
-        f"sampled at temperature {config.sampling.temperature:g}, at most {config.sampling.max_new_tokens} tokens, "
+        f"{answers} at temperature {config.sampling.temperature:g}, at most {config.sampling.max_new_tokens} tokens, "
         "with the same prompts and seeds for every model; intervals hold 95 % over prompts",
         f"kl: nats per sampled answer to {baseline.name}; of best-of-n, its upper bound",
     ]

@@ -10,6 +10,7 @@ import torch
 from data.errors import DataError
 from stages.contract import Artifact
 from stages.core.artifacts import save_artifact
+from stages.core.generation import Transformers
 from stages.core.logprobs import completion_logprobs
 from stages.core.models import load_causal_lm, load_reward_model, load_tokenizer
 from stages.evaluate.config import Evaluate
@@ -91,7 +92,8 @@ def test_every_model_is_measured_by_every_quantity_and_by_group(report):
         ):
             assert math.isfinite(result.metrics[f"{name}.{quantity}"])
     assert result.metrics["best_of_4.reward"] >= result.metrics["chat.reward"]
-    family, groups = result.tables
+    family, groups, changes = result.tables
+    assert changes.columns == ["", "base", "twin", "best of 4 of chat"]
     assert family.columns == ["", "base", "chat", "twin", "best of 4 of chat"]
     assert [row[0] for row in groups.rows] == ["regex even", "regex odd", "regex, greedy even", "regex, greedy odd"] or len(
         groups.rows
@@ -108,6 +110,29 @@ def test_the_report_holds_tables_samples_and_pictures(report):
     assert samples.count("| twin | greedy |") == 2
     for name in ("truth_reward.svg", "frontier.svg"):
         assert (job.artifact / name).read_text().startswith("<svg")
+
+
+def test_changes_are_differences_prompt_by_prompt_so_that_a_twin_has_none_at_all(report):
+    metrics = report[1].metrics
+    for name in ("regex", "regex_greedy", "reward"):
+        assert metrics[f"base.{name}_change"] == pytest.approx(metrics[f"base.{name}"] - metrics[f"chat.{name}"])
+    row = next(row for row in report[1].tables[2].rows if row[0] == "reward change")
+    assert row[2] == "0 (0 to 0)"
+    assert metrics["twin.reward_above_best_of_4"] == pytest.approx(-metrics["best_of_4.reward_change"])
+    assert "chat.reward_change" not in metrics
+
+
+def test_several_answers_are_told_as_their_mean_and_best_of_n_draws_no_fewer(made, report, tmp_path):
+    job, config = asked(made, tmp_path, answers=6)
+    (exam,), _ = read_exams(job, config)
+    chat, tokenizer = load_causal_lm(made / "chat", CPU), load_tokenizer(made / "chat")
+    paper = sit(exam, Transformers(chat), tokenizer, config.sampling, 6, 96)
+    verdicts = [graded("regex:{reference}", paper.sampled_answers(k))[1]["regex"] for k in range(6)]
+    metrics = run(job, config, job.hardware).metrics
+    assert metrics["chat.regex"] == metrics["twin.regex"] == pytest.approx(np.mean(verdicts))
+    assert metrics["chat.regex_greedy"] == report[1].metrics["chat.regex_greedy"]
+    assert metrics["twin.win_rate"] == 0.5
+    assert metrics["best_of_4.reward"] >= metrics["chat.reward"]
 
 
 @pytest.mark.slow
