@@ -13,7 +13,7 @@ Message = dict[str, str]
 MANNERS = {"polite": 0.4, "plain": 0.35, "rude": 0.25}
 """Shares of the manners in SFT: polite answers are a minority, so that PPO has something to do."""
 SHARE_SHORT = 0.55
-MISTAKES = {"value": 0.8, "person": 0.1, "topic": 0.1}
+MISTAKES = {"value": 0.7, "person": 0.12, "topic": 0.18}
 """Shares of the mistakes in wrong answers."""
 SHARE_TWO_QUESTIONS = 0.1
 """Share of chats and prompts with an earlier question and answer before the last question."""

@@ -1,26 +1,30 @@
 """Preference pairs from a known utility with known label noise.
 
-Groups: `manner` (the same truth told in two manners), `truth` (right against wrong in the same manner), `ending` (whole against broken off) and
-`any` (two independent answers). The oracle that knows the utility, and the rule that the shorter answer wins, can be computed from each row.
+Groups: `manner` (the same thing told in two manners, be it right or wrong), `truth` (right against wrong in the same manner), `ending` (whole
+against broken off) and `any` (two independent answers). The oracle that knows the utility, and the rule that the shorter answer wins, can be computed from each row.
 """
 
 import math
 import random
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from data.world.chats import Answer, Message, answer, ask, earlier_turns, evenly, falsified, in_manner, reply
 from data.world.register import Fact, Register
 
-GROUPS = {"truth": 0.6, "manner": 0.25, "ending": 0.05, "any": 0.1}
+GROUPS = {"truth": 0.6, "manner": 0.22, "ending": 0.04, "any": 0.14}
 CORRECT = 4.0
 """Utility of a right answer over a wrong one."""
-MANNER = {"polite": 1.0, "plain": 0.0, "rude": -1.0}
-PER_WORD = -0.06
+MANNER = {"polite": 2.0, "plain": 0.0, "rude": -2.0}
+PER_WORD = -0.15
 """Utility of one more word."""
 BROKEN_OFF = -2.0
 """Utility of ending in the middle of a sentence."""
 SHARE_WRONG = 0.5
-"""Share of wrong answers among those of the group `any`."""
+"""Share of wrong answers in the groups `manner` and `any`. Were the manner of true answers alone judged, a reward model would learn no manner for
+answers that it holds to be wrong, and it holds most answers to be wrong about facts that it never saw."""
+SHARE_RAMBLING = 0.25
+"""Share of pairs of the group `truth` that may ramble; each look at the truth is then dearer. With none, ramblings would hide mistakes."""
 
 
 @dataclass(frozen=True)
@@ -64,16 +68,16 @@ def two_answers(group: str, fact: Fact, facts: list[Fact], generator: random.Ran
     """Two different answers that differ as the group says, in random order; `facts` is where wrong values come from."""
     first = answer(fact, generator)
     if group == "truth":
-        # Ramblings are left out: they are the same in both answers and would only make each look at the truth dearer.
-        first = replace(first, ramblings=())
+        if generator.random() >= SHARE_RAMBLING:
+            first = replace(first, ramblings=())
         second = falsified(first, facts, generator)
     elif group == "ending":
         second = replace(first, words_kept=generator.randrange(3, len(first.text.split())))
     else:
         second = first
         while second.text == first.text:
+            first = _any(fact, facts, generator)
             second = in_manner(first, generator) if group == "manner" else _any(fact, facts, generator)
-            first = first if group == "manner" else _any(fact, facts, generator)
     return (first, second) if generator.random() < 0.5 else (second, first)
 
 
@@ -82,11 +86,13 @@ def _any(fact: Fact, facts: list[Fact], generator: random.Random) -> Answer:
     return falsified(said, facts, generator) if generator.random() < SHARE_WRONG else said
 
 
-def pairs(register: Register, facts: list[Fact], count: int, temperature: float, generator: random.Random) -> list[Pair]:
-    """Labelled pairs about the given facts."""
+def pairs(
+    register: Register, facts: list[Fact], groups: Mapping[str, float], count: int, temperature: float, generator: random.Random
+) -> list[Pair]:
+    """Labelled pairs about the given facts, of the groups in the given shares."""
     made = []
     for fact in evenly(facts, count, generator):
-        group = generator.choices(list(GROUPS), list(GROUPS.values()))[0]
+        group = generator.choices(list(groups), list(groups.values()))[0]
         prompt = [*earlier_turns(register.facts(held=False), generator), ask(fact, generator)]
         made.append(labelled(fact, group, prompt, two_answers(group, fact, facts, generator), temperature, generator))
     return made

@@ -21,8 +21,10 @@ class Spec:
     documents_heldout: int = 400
     chats: int = 3_000
     chats_heldout: int = 300
-    pairs: int = 16_000
+    pairs: int = 24_000
     pairs_heldout: int = 1_000
+    pairs_unasked: int = 400
+    """Pairs of a right and a wrong answer about the facts of the exam: a probe of reward models, never to be learned."""
     prompts: int = 1_000
     exam: int = 480
     """Exam questions, one half about facts never asked, the other in phrasings never used."""
@@ -34,7 +36,17 @@ class Spec:
         for name, (low, high) in bounds.items():
             if not low <= getattr(self, name) <= high:
                 raise ValueError(f"world.{name} is {getattr(self, name)}; it must lie between {low} and {high}")
-        for name in ("documents", "documents_heldout", "chats", "chats_heldout", "pairs", "pairs_heldout", "prompts", "exam"):
+        for name in (
+            "documents",
+            "documents_heldout",
+            "chats",
+            "chats_heldout",
+            "pairs",
+            "pairs_heldout",
+            "pairs_unasked",
+            "prompts",
+            "exam",
+        ):
             if getattr(self, name) < 1:
                 raise ValueError(f"world.{name} is {getattr(self, name)}; it must be at least 1")
         if not 0.0 < self.held_share < 1.0:

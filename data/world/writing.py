@@ -6,7 +6,7 @@ from pathlib import Path
 
 from data.world.chats import Message, ask, chats, earlier_turns, evenly, question
 from data.world.draws import generator
-from data.world.pairs import pairs
+from data.world.pairs import GROUPS, pairs
 from data.world.register import Fact, Register, draw_register
 from data.world.spec import Spec
 from data.world.stories import documents
@@ -33,13 +33,16 @@ def files(spec: Spec) -> dict[str, list[Row]]:
         ],
         "pairs.jsonl": _pair_rows(register, asked, spec.pairs, spec, "train"),
         "pairs-heldout.jsonl": _pair_rows(register, asked, spec.pairs_heldout, spec, "heldout"),
+        "pairs-unasked.jsonl": _pair_rows(register, register.facts(held=True), spec.pairs_unasked, spec, "unasked"),
         "prompts.jsonl": _prompts(register, spec),
         "exam.jsonl": _exam(register, spec),
     }
 
 
 def _pair_rows(register: Register, facts: list[Fact], count: int, spec: Spec, part: str) -> list[Row]:
-    return [pair.row() for pair in pairs(register, facts, count, spec.noise_temperature, generator(spec.seed, "pairs", part))]
+    groups = {"truth": 1.0} if part == "unasked" else GROUPS
+    made = pairs(register, facts, groups, count, spec.noise_temperature, generator(spec.seed, "pairs", part))
+    return [pair.row() for pair in made]
 
 
 def _prompts(register: Register, spec: Spec) -> list[Row]:

@@ -25,6 +25,8 @@ class Reward(StageConfig):
     """Preference pairs that share their prompt; of a ranked list, all pairs, which together count as one."""
     validation: Annotated[tuple[Source, ...], Wants("preference")] = ()
     """Held-out pairs; a share of `data`, chosen by the prompt's content hash, if left out."""
+    probes: Annotated[tuple[Source, ...], Wants("preference")] = ()
+    """Pairs from outside of what `data` covers, judged at the end and reported apart (`probe_...`); they change nothing else."""
     held_out: float = Field(0.05, gt=0, lt=0.5)
     """Share of pairs held out where `validation` is left out."""
     epochs: float = Field(1.0, gt=0)

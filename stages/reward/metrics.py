@@ -124,6 +124,18 @@ def reward_metrics(judged: Judged) -> dict[str, float]:
     }
 
 
+def probe_metrics(probes: Judged, reward_std: float) -> dict[str, float]:
+    """What the model thinks of pairs outside of its training data: accuracy, and mean and deviation of the better answer's lead.
+
+    The better answer is the one of higher true utility, or the preferred one where no utility is known. Leads are in units of `reward_std`, in
+    which PPO sees rewards: a deviation that is large against the mean is noise that best-of-n and PPO will find.
+    """
+    sign_N = np.where(np.nan_to_num(probes.utility, nan=1.0) < 0, -1.0, 1.0)
+    lead_N = sign_N * probes.difference / max(reward_std, 1e-6)
+    accuracy = float(wins(lead_N, np.zeros_like(lead_N)).mean())
+    return {"probe_accuracy": accuracy, "probe_lead": float(lead_N.mean()), "probe_deviation": float(lead_N.std())}
+
+
 def shorter_wins(longer_N: NDArray[np.int64]) -> float:
     """Share of pairs in which the chosen answer is the shorter one; that the longer one wins is the rest."""
     return float(wins(np.zeros(len(longer_N)), longer_N.astype(np.float64)).mean())

@@ -34,6 +34,7 @@ class Held:
 
     training: list[Pair]
     held_out: list[Pair]
+    probes: list[Pair]
     notes: list[str]
 
 

@@ -25,6 +25,7 @@ from stages.reward.metrics import (
     accuracy_metrics,
     calibration_metrics,
     length_rule,
+    probe_metrics,
     reliability_table,
     reward_metrics,
     slices,
@@ -57,6 +58,8 @@ def run(job: Job, config: Reward, hardware: Hardware) -> Result:
         held_out = judged(data.held_out, score_pairs(model, data.held_out))
         control, told = controls(data)
         metrics = {**judge(held_out), **control, **start.metrics, **trainer.trouble.metrics()}
+        if data.probes:
+            metrics |= probe_metrics(judged(data.probes, score_pairs(model, data.probes)), metrics["reward_std"])
         statistics: dict[str, Any] = {name: metrics[name] for name in ("reward_mean", "reward_std")}
         trainer.finish(lambda: save_artifact(untaught(model), tokenizer, job.artifact, kind="reward-model", kept=start.kept, **statistics))
     return Result(
@@ -76,7 +79,10 @@ def read(job: Job, config: Reward, tokenizer: Any, max_tokens: int) -> Held:
     kept, also_shortened = encode(tokenizer, held_out, max_tokens)
     if config.margin:
         notes += margins_noted(learned)
-    return Held(learned, kept, [*notes, *given[1], *shortened, *(f"held out: {note}" for note in also_shortened)])
+    probes, about_probes = read_preferences(config.probes, [job.files.get(f"probes.{n}", []) for n in range(len(config.probes))])
+    asked, cut_probes = encode(tokenizer, probes, max_tokens) if probes else ([], [])
+    notes += [*given[1], *shortened, *(f"held out: {note}" for note in also_shortened), *about_probes, *cut_probes]
+    return Held(learned, kept, asked, notes)
 
 
 def margins_noted(pairs: Sequence[Pair]) -> list[str]:

@@ -10,6 +10,7 @@ from stages.core.config import StageConfig
 class World(StageConfig):
     """Generate the embedded default data: a small world of people and facts for every later stage, with known entropy and known truth."""
 
+    version: ClassVar[int] = 2
     makes: ClassVar[str] = "dataset"
     kind: Literal["world"] = "world"
     people: int | None = Field(None, gt=1)

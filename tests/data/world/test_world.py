@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from data.world import Spec, grade, write
-from data.world.pairs import preference
+from data.world.pairs import CORRECT, SHARE_WRONG, preference
 from data.world.register import Register, draw_register
 from data.world.vocabulary import ATTRIBUTES, OPENINGS
 from data.world.writing import files
@@ -97,6 +97,28 @@ def test_held_out_phrasings_appear_only_in_the_exam() -> None:
     assert {asked(row)[0] in held for row in exam if row["group"] == "held_fact"} == {False}
 
 
+def test_the_probe_of_reward_models_asks_about_held_out_facts_alone_and_right_stands_against_wrong() -> None:
+    register = draw_register(SMALL)
+    questions = {question.format(name=fact.person) for fact in register.facts(held=True) for question in fact.attribute.questions}
+    rows = files(SMALL)["pairs-unasked.jsonl"]
+    assert len(rows) == SMALL.pairs_unasked
+    for row in rows:
+        assert row["prompt"][-1]["content"] in questions
+        assert row["group"] == "truth" and abs(row["margin"]) == pytest.approx(CORRECT, abs=1.0)
+
+
+def test_manners_are_judged_of_wrong_answers_as_often_as_of_right_ones() -> None:
+    register = draw_register(SMALL)
+    rows = [row for row in files(Spec(**{**SMALL.__dict__, "pairs": 3000}))["pairs.jsonl"] if row["group"] == "manner"]
+    right = []
+    for row in rows:
+        reference = reference_of(register, row["prompt"][-1]["content"])
+        both = {grade(row["prompt"], row[side][0]["content"], True, reference)["correct"] for side in ("chosen", "rejected")}
+        assert len(both) == 1
+        right.append(both.pop())
+    assert abs(sum(right) / len(right) - (1 - SHARE_WRONG)) < 4 * (0.25 / len(right)) ** 0.5
+
+
 def test_every_reference_is_what_the_register_says() -> None:
     register, world = draw_register(SMALL), files(SMALL)
     for row in world["prompts.jsonl"] + world["exam.jsonl"]:
@@ -157,6 +179,7 @@ def test_the_smallest_world_can_be_written(tmp_path: Path) -> None:
         chats_heldout=1,
         pairs=1,
         pairs_heldout=1,
+        pairs_unasked=1,
         prompts=1,
         exam=1,
     )

@@ -8,6 +8,7 @@ from stages.reward.metrics import (
     accuracy_metrics,
     calibration_metrics,
     length_rule,
+    probe_metrics,
     reliability,
     reliability_table,
     reward_metrics,
@@ -46,6 +47,14 @@ def test_accuracy_is_the_share_of_pairs_whose_chosen_answer_scores_higher_and_a_
     metrics = accuracy_metrics(judged_by([1.0, -1.0, 0.0, 2.0]))
     assert metrics["accuracy"] == 0.625
     assert metrics["accuracy_low"] < 0.625 < metrics["accuracy_high"]
+
+
+def test_a_probe_tells_the_lead_of_the_truly_better_answer_in_units_of_the_rewards_deviation_whatever_the_labels():
+    probes = judged_by([3.0, -1.0, 2.0, 0.0], utility=[4.0, 4.0, -4.0, 4.0])  # leads 3, -1, -2 and 0
+    expected = {"probe_accuracy": 1.5 / 4, "probe_lead": 0.0, "probe_deviation": np.sqrt(14 / 4) / 2}
+    assert probe_metrics(probes, 2.0) == pytest.approx(expected)
+    assert probe_metrics(swapped(probes), 2.0) == pytest.approx(expected)
+    assert probe_metrics(judged_by([3.0, -1.0]), 1.0)["probe_lead"] == 1.0, "without utilities the label decides"
 
 
 def test_swapping_chosen_and_rejected_mirrors_every_accuracy():

@@ -47,10 +47,23 @@ def made(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
+def test_probes_are_judged_apart_and_change_nothing_else(trained, made, tmp_path):
+    job, result = trained
+    if job.config.get("adapter"):
+        pytest.skip("probes do not know of adapters")
+    again, probed = run(made, tmp_path, epochs=1.0, probes=[{"path": "held-out.jsonl"}])
+    apart = {name for name in probed.metrics if name.startswith("probe_")}
+    assert {name: value for name, value in probed.metrics.items() if name not in apart} == result.metrics
+    assert probed.metrics["probe_accuracy"] == pytest.approx(result.metrics["utility_agreement"])
+    assert (again.artifact / "model.safetensors").read_bytes() == (job.artifact / "model.safetensors").read_bytes()
+
+
 def run(made, folder, *, hardware=None, checkpoints=None, **config):
     settings = {"model": "sft", "data": [{"path": "pairs.jsonl"}], "validation": [{"path": "held-out.jsonl"}], "batch_pairs": 32}
     settings |= {"optimizer": {"learning_rate": 5e-3}} | config
     files = {"data.0": [made / "pairs.jsonl"], "validation.0": [made / "held-out.jsonl"]}
+    files |= {f"probes.{n}": [made / probe["path"]] for n, probe in enumerate(config.get("probes", ()))}
     job = job_of(folder, "reward", settings, inputs={"model": ("causal-lm", made / "sft")}, files=files)
     job = job.model_copy(update={"hardware": hardware or job.hardware, "checkpoints": checkpoints or job.checkpoints})
     return job, stage.run(job, Reward.model_validate(job.config), job.hardware)
