@@ -104,7 +104,8 @@ def test_the_probe_of_reward_models_asks_about_held_out_facts_alone_and_right_st
     assert len(rows) == SMALL.pairs_unasked
     for row in rows:
         assert row["prompt"][-1]["content"] in questions
-        assert row["group"] == "truth" and abs(row["margin"]) == pytest.approx(CORRECT, abs=1.0)
+        assert row["group"] == "truth"
+        assert abs(row["margin"]) == pytest.approx(CORRECT, abs=1.0)
 
 
 def test_manners_are_judged_of_wrong_answers_as_often_as_of_right_ones() -> None:
