@@ -13,8 +13,9 @@ Message = dict[str, str]
 MANNERS = {"polite": 0.4, "plain": 0.35, "rude": 0.25}
 """Shares of the manners in SFT: polite answers are a minority, so that PPO has something to do."""
 SHARE_SHORT = 0.55
-MISTAKES = {"value": 0.7, "person": 0.12, "topic": 0.18}
-"""Shares of the mistakes in wrong answers."""
+MISTAKES = {"value": 0.5, "person": 0.2, "topic": 0.3}
+"""Shares of the mistakes in wrong answers. With few of the last kind a reward model learns which sentences are true and not which answer the question:
+PPO then drifts to whatever it knows best of a person."""
 SHARE_TWO_QUESTIONS = 0.1
 """Share of chats and prompts with an earlier question and answer before the last question."""
 

@@ -12,8 +12,8 @@ from dataclasses import dataclass, replace
 from data.world.chats import Answer, Message, answer, ask, earlier_turns, evenly, falsified, in_manner, reply
 from data.world.register import Fact, Register
 
-GROUPS = {"truth": 0.6, "manner": 0.22, "ending": 0.04, "any": 0.14}
-CORRECT = 4.0
+GROUPS = {"truth": 0.6, "manner": 0.25, "ending": 0.03, "any": 0.12}
+CORRECT = 3.0
 """Utility of a right answer over a wrong one."""
 MANNER = {"polite": 2.0, "plain": 0.0, "rude": -2.0}
 PER_WORD = -0.15
@@ -23,7 +23,7 @@ BROKEN_OFF = -2.0
 SHARE_WRONG = 0.5
 """Share of wrong answers in the groups `manner` and `any`. Were the manner of true answers alone judged, a reward model would learn no manner for
 answers that it holds to be wrong, and it holds most answers to be wrong about facts that it never saw."""
-SHARE_RAMBLING = 0.25
+SHARE_RAMBLING = 0.2
 """Share of pairs of the group `truth` that may ramble; each look at the truth is then dearer. With none, ramblings would hide mistakes."""
 
 

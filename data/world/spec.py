@@ -21,7 +21,7 @@ class Spec:
     documents_heldout: int = 400
     chats: int = 3_000
     chats_heldout: int = 300
-    pairs: int = 24_000
+    pairs: int = 32_000
     pairs_heldout: int = 1_000
     pairs_unasked: int = 400
     """Pairs of a right and a wrong answer about the facts of the exam: a probe of reward models, never to be learned."""

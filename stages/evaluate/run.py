@@ -39,9 +39,10 @@ def run(job: Job, config: Evaluate, hardware: Hardware) -> Result:
         add_changes(columns, family, marks, baseline, best_of, job.seed)
     notes = [*read_notes, *notes, *explained(config, baseline, bool(exams))]
     tables = [family_table(f"The family, baseline {baseline.name}", columns)]
-    for title, part in (("By group of prompts", "grouped"), (f"Change from {baseline.name}, prompt by prompt", "changes")):
-        if told := [column for column in columns if getattr(column, part)]:
-            tables.append(family_table(title, told, part))
+    if grouped := [column for column in columns if column.grouped]:
+        tables.append(family_table("By group of prompts", grouped, "grouped"))
+    if changed := [column for column in columns if column.changes]:
+        tables.append(family_table(f"Change from {baseline.name}, prompt by prompt", changed, "changes"))
 
     def write(folder: Path) -> Artifact:
         write_report(folder, columns, tables, notes)
