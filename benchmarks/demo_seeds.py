@@ -1,6 +1,6 @@
 """Run the demo recipe with several seeds and hold every stage to its bound.
 
-    python benchmarks/demo_seeds.py --seeds 11 12 13 14 15
+    python benchmarks/demo_seeds.py [key=value ...] --seeds 11 12 13 14 15
 
 Each seed draws another world, another initialisation and other samples. Prints a row a figure with a column a seed, the mean with a t interval over
 seeds, and whether each bound holds in every seed; then the differences that matter with their intervals over prompts; and on the way what each
