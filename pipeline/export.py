@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 import tempfile
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -38,8 +39,12 @@ def main(arguments: list[str]) -> int:
     given = {"combine": options.combine, "density": options.density, "rank": options.rank, "dtype": options.dtype}
     given |= {"shard_size": options.shard_size}
     task = {"parts": parts, "out": str(out.resolve()), "merge": merge, **{k: v for k, v in given.items() if v is not None}}
+    if options.gguf or options.converter:
+        _can_write_gguf(options.converter, merge=merge)
     out.parent.mkdir(parents=True, exist_ok=True)
     done = _child(task)
+    if options.gguf or options.converter:
+        done["sentences"] += _gguf(out.resolve(), out.name, options.converter)
     if options.json:
         print(json.dumps({"out": str(out), **done}, indent=1))
     else:
@@ -65,6 +70,8 @@ def _parser() -> Parser:
     parser.add_argument("--density", metavar="D", type=float, help="share of each update that TIES and DARE keep (default: 0.5)")
     parser.add_argument("--rank", metavar="R", type=int, help="rank of what TIES and DARE give (default: the sum of the parts')")
     parser.add_argument("--dtype", choices=("fp32", "bf16", "fp16"), help="of the weights written (default: fp32)")
+    parser.add_argument("--gguf", action="store_true", help="also write model.gguf and a Modelfile, for llama.cpp and Ollama")
+    parser.add_argument("--converter", metavar="FILE", help="llama.cpp's convert_hf_to_gguf.py, for models that are not LLaMA-style")
     parser.add_argument("--shard-size", metavar="SIZE", help="largest weights file, such as 5GB (the default)")
     return parser.json()
 
@@ -130,12 +137,33 @@ def _child(task: dict[str, Any]) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(prefix="export-") as folder:
         file = Path(folder) / "task.json"
         file.write_text(checked.model_dump_json(), encoding="utf-8")
-        # Our packages are found by the working directory, so that no file of the user's directory takes their place.
-        argv = [sys.executable, "-m", "stages.adapters", str(file)]
-        done = subprocess.run(argv, cwd=HOME, capture_output=True, text=True, check=False)
+        return dict(_asked("stages.adapters", str(file)))
+
+
+def _can_write_gguf(converter: str | None, *, merge: bool) -> None:
+    """Raises RecipeError with what is missing."""
+    if not merge:
+        raise RecipeError("--gguf wants a whole model; add --merge")
+    if converter and not Path(converter).is_file():
+        raise RecipeError(f"--converter: there is no file {converter}; it is convert_hf_to_gguf.py of a checkout of llama.cpp")
+    if not converter and find_spec("gguf") is None:
+        raise RecipeError("gguf is not installed: pip install 'recipe-pipeline[gguf]'")
+
+
+def _gguf(folder: Path, name: str, converter: str | None) -> list[str]:
+    """GGUF weights beside a whole model that was just written; the sentences that tell of it."""
+    more = [str(Path(converter).resolve())] if converter else []
+    return [str(sentence) for sentence in _asked("stages.core.gguf_export", str(folder), name, *more)]
+
+
+def _asked(module: str, *arguments: str) -> Any:
+    """What a module in a process of its own prints as JSON. Raises RecipeError if it cannot be done."""
+    # Our packages are found by the working directory, so that no file of the user's directory takes their place.
+    argv = [sys.executable, "-m", module, *arguments]
+    done = subprocess.run(argv, cwd=HOME, capture_output=True, text=True, check=False)
     last = ((done.stdout if done.returncode == 0 else done.stderr).strip().splitlines() or ["it said nothing"])[-1]
     if done.returncode == WRONG_INPUT:
         raise RecipeError(last)
     if done.returncode:
         raise PipelineError(f"the export failed: {last}")
-    return dict(json.loads(last))
+    return json.loads(last)

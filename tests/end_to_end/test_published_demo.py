@@ -12,6 +12,7 @@ import pytest
 from huggingface_hub import HfApi
 
 from pipeline.publish import PublishError, publish
+from tests.command import pipeline
 from tests.hub.conftest import hub, naps
 from tests.hub.fixtures import TOKEN
 from tests.hub.server import Server
@@ -83,3 +84,11 @@ def check(hub: Server, run: Path, tmp_path: Path) -> None:
 
 def test_the_demo_published_is_the_same_to_a_stranger(hub: Server, naps: list[float], demo_run: Path, tmp_path: Path) -> None:
     check(hub, demo_run, tmp_path)
+
+
+def test_the_demo_is_written_for_llamacpp_and_ollama(demo_run: Path, tmp_path: Path) -> None:
+    done = pipeline("export", str(demo_run), "policy", "--gguf", "--out", str(tmp_path / "out"), "--json", folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "read back, its logits differ by 0 at most" in done.stdout
+    assert (tmp_path / "out" / "model.gguf").stat().st_size > 1_000_000
+    assert 'PARAMETER stop "<|end|>"' in (tmp_path / "out" / "Modelfile").read_text()
