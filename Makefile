@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 UV_VERSION := 0.13.9
 
-.PHONY: help setup demo test test-fast lint clean
+.PHONY: help setup demo test test-fast lint audit clean
 
 help:
 	@echo "make demo       set up, then run recipes/demo.yaml from raw text to an aligned model"
@@ -38,6 +38,10 @@ test: lint
 
 test-fast: lint
 	$(BIN)/pytest -m "not slow"
+
+# Needs the network, so it is no part of `test`, which holds the lock against a list of its own (tests/architecture/test_safety.py).
+audit: setup
+	$(BIN)/uv tool run pip-audit --strict --disable-pip --no-deps -r constraints.txt
 
 clean:
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .coverage *.egg-info

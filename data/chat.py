@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from data.errors import DataError
 from data.formats import Chat, Message
+from data.limits import time_limit
 from data.shape import Span, rendered, shape_of, spans_of
 from data.tokens import fast_backend
 
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 
 Learn = Literal["all", "last"]
 BATCH = 1_000
+TEMPLATE_SECONDS = 10.0
+"""Processor time that a chat template has for being checked: it may be a stranger's."""
 
 
 @dataclass(frozen=True)
@@ -149,7 +152,13 @@ def end_ids(tokenizer: "PreTrainedTokenizerFast") -> set[int]:
 
 
 def check_template(tokenizer: "PreTrainedTokenizerFast") -> None:
-    """Raise DataError, with the reason, if chats cannot be rendered and masked exactly with this tokenizer."""
+    """Raise DataError, with the reason, if chats cannot be rendered and masked exactly with this tokenizer, or not in time."""
+    late = DataError(f"the chat template did not end within {TEMPLATE_SECONDS:g} seconds on a chat of two words; it is broken or hostile")
+    with time_limit(TEMPLATE_SECONDS, late):
+        _check_template(tokenizer)
+
+
+def _check_template(tokenizer: "PreTrainedTokenizerFast") -> None:
     if not getattr(tokenizer, "is_fast", False):
         raise DataError(
             f"{type(tokenizer).__name__} gives no offsets, so answers cannot be masked; wanted a fast tokenizer (tokenizer.json)"

@@ -23,6 +23,8 @@ def resolve(source: Source, root: Path, artifact: Path | None = None) -> list[Pa
         return []
     base = (artifact if source.stage is not None and artifact is not None else root).absolute()
     path = Path(source.path).expanduser()
+    if source.stage is not None and (path.is_absolute() or ".." in path.parts):
+        raise DataError(f"'{source.path}' leaves the artifact of '{source.stage}'; wanted a path within it")
     if any(sign in source.path for sign in "*?["):
         found = _glob(base, path)
     elif (base / path).is_dir():

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import settings
 from ruamel.yaml import YAML
 
-from tests.command import pipeline
+from tests.command import CANARY, pipeline
 from tests.recipes.documents import RECIPES
 
 # A shell starts its background jobs with Ctrl-C ignored, and children inherit that: the tests that send signals need them heard.
@@ -47,6 +47,6 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def demo_run(workspace: Path) -> Path:
     """The run folder of the small demo, all stages done."""
-    done = pipeline("run", "recipes/demo.yaml", folder=workspace)
+    done = pipeline("run", "recipes/demo.yaml", folder=workspace, HF_TOKEN=CANARY, SOME_API_KEY=CANARY)
     assert done.returncode == 0, done.stdout + done.stderr
     return workspace / "runs" / "demo"

@@ -26,6 +26,8 @@ RECORD = "checkpoints.jsonl"
 """In the stage's folder: a line for every checkpoint that was sealed."""
 DEAREST = 50
 """A checkpoint that is taken because time has passed waits for so many times the seconds that the last one cost: 2 % at most."""
+WRITERS = ("PytorchStreamWriter", "inline_container")
+"""Parts of torch that name themselves, and not the disk, when it takes no more."""
 MARGIN = 1.05
 """Room asked for, as a multiple of what a checkpoint is expected to need."""
 
@@ -181,7 +183,7 @@ def _told(folder: Path, step: int) -> Iterator[None]:
         yield
     except Exception as error:
         # safetensors and torch raise errors of their own
-        if isinstance(error, OSError) or type(error).__name__ == "SafetensorError" or "PytorchStreamWriter" in str(error):
+        if isinstance(error, OSError) or type(error).__name__ == "SafetensorError" or any(sign in str(error) for sign in WRITERS):
             free = _mib(shutil.disk_usage(folder).free)
             why = " ".join(str(error).split())
             raise StageError(

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from stages.contract import Divergence, StageError
+from stages.contract import Job, StageError
 from stages.core import checkpoints
 from stages.core.files import write_json
 
@@ -28,17 +28,25 @@ class RolledBack(Exception):  # noqa: N818 - not an error
 class Trouble:
     """The divergences of one stage. Every process has one; the first writes."""
 
-    def __init__(self, folder: Path, settings: Divergence, *, first: bool = True) -> None:
-        self._path, self._settings, self._first = folder / RECORD, settings, first
-        self._checkpoints = folder / "checkpoints"
+    def __init__(self, job: Job, *, first: bool = True) -> None:
+        self._path, self._settings, self._first = job.folder / RECORD, job.divergence, first
+        self._checkpoints = job.folder / "checkpoints"
+        self._attempt = job.folder / "attempts" / str(job.attempt)
         self.events = _read(self._path)
 
     def factor(self, step: int) -> float:
         """What roll backs make of the learning rate of the step after `step` earlier ones."""
         return math.prod(float(event["factor"]) for event in self.events if event["action"] == "rollback" and event["after"] <= step)
 
-    def meet(self, step: int, what: str, rows: str, *, may_skip: bool = True) -> None:
-        """Step `step` (counted from 1) is not finite; every process calls this. Returns where its batch is to be skipped.
+    def keep(self, name: str, rows: list[dict[str, Any]]) -> str:
+        """Write rows down beside the attempt's log; where, as a user sees it."""
+        if self._first:
+            self._attempt.mkdir(parents=True, exist_ok=True)
+            write_json(self._attempt / name, rows)
+        return f"attempts/{self._attempt.name}/{name}"
+
+    def meet(self, step: int, what: str, rows: str, *, part: int = 0, may_skip: bool = True) -> None:
+        """Step `step` (counted from 1), or a part of it, is not finite; every process calls this. Returns where its batch is to be skipped.
 
         Raises:
             StageError: the stage stops here. RolledBack: it goes on from its last checkpoint.
@@ -47,7 +55,7 @@ class Trouble:
         told = f"{what} at step {step}, in {rows}"
         good = f"the last good checkpoint is {last.name}" if last else "there is no checkpoint yet"
         action, done = self._settings.action, [event for event in self.events if event["action"] != "stop"]
-        if action == "skip" and any(event["action"] == "skip" and event["step"] == step for event in done):
+        if action == "skip" and any((event["action"], event["step"], event["part"]) == ("skip", step, part) for event in done):
             return  # met again after a resume
         if action == "stop":
             raise StageError(f"{told}; {good}. Lower the learning rate or the clip, or set divergence.action to skip or rollback")
@@ -58,7 +66,7 @@ class Trouble:
                 f"{told}; {good}. DeepSpeed has stepped already, so the batch cannot be skipped: set divergence.action to rollback"
             )
         after = checkpoints.step_of(last) if last else 0
-        event: dict[str, Any] = {"step": step, "action": action, "what": told}
+        event: dict[str, Any] = {"step": step, "part": part, "action": action, "what": told}
         if action == "rollback":
             event |= {"after": after, "factor": self._settings.factor}
         self.events.append(event)
@@ -110,16 +118,14 @@ class Rows(Protocol):
         """Ids of those documents."""
 
 
-def rows_told(data: Rows, places: range, tokenizer: Any, file: Path, *, writes: bool) -> str:
-    """The rows of a step in words. With `writes` their documents and text are written to `file`, which lies in an attempt's folder."""
+def rows_told(trouble: Trouble, data: Rows, places: range, tokenizer: Any, step: int) -> str:
+    """The rows of a step in words; their documents and text are written beside the attempt's log."""
     decode = tokenizer.decode if tokenizer is not None else lambda ids: " ".join(map(str, ids))
-    if writes:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        held = [{"row": row, "documents": data.documents(row), "texts": [decode(ids) for ids in data.tokens(row)]} for row in places]
-        write_json(file, held)
+    held = [{"row": row, "documents": data.documents(row), "texts": [decode(ids) for ids in data.tokens(row)]} for row in places]
+    file = trouble.keep(f"diverged-{step}.json", held)
     documents = [number for row in places for number in data.documents(row)]
     few = ", ".join(map(str, documents[:8])) + (f" and {len(documents) - 8} more" if len(documents) > 8 else "")
-    return f"rows {places[0]} to {places[-1]} (training documents {few}; their text is in attempts/{file.parent.name}/{file.name})"
+    return f"rows {places[0]} to {places[-1]} (training documents {few}; their text is in {file})"
 
 
 def _did(event: dict[str, Any]) -> str:

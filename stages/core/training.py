@@ -137,7 +137,7 @@ class StageTraining(_Below):  # type: ignore[misc]
         writes = self.is_world_process_zero()
         self.metrics = Metrics(job.folder, writes=writes, trackers=Trackers(job, writes=writes))
         self.loss_is_scaled_for_ga = True  # compute_loss divides by the whole step's count: Trainer must not divide again
-        self.trouble = Trouble(job.folder, job.divergence, first=self.is_world_process_zero())
+        self.trouble = Trouble(job, first=self.is_world_process_zero())
         self.saver = Saver(
             job.folder / "checkpoints",
             job.checkpoints,
@@ -190,6 +190,7 @@ class StageTraining(_Below):  # type: ignore[misc]
         step = self.lr_scheduler.last_epoch
         for group, base, factor in zip(self.optimizer.param_groups, self.lr_scheduler.base_lrs, self.lr_scheduler.lr_lambdas, strict=True):
             group["lr"] = base * factor(step)
+        self.lr_scheduler._last_lr = [group["lr"] for group in self.optimizer.param_groups]
 
     # ---- divergence
 
@@ -218,9 +219,7 @@ class StageTraining(_Below):  # type: ignore[misc]
         """The rows of a step in words; what they hold is written down beside the attempt's log."""
         args = self.args
         rows = args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size
-        file = self._job.folder / "attempts" / str(self._job.attempt) / f"diverged-{step + 1}.json"
-        places = range(step * rows, (step + 1) * rows)
-        return rows_told(self.train_dataset, places, self.tokenizer, file, writes=self.is_world_process_zero())
+        return rows_told(self.trouble, self.train_dataset, range(step * rows, (step + 1) * rows), self.tokenizer, step + 1)
 
     def notes(self) -> list[str]:
         """What the stage did about divergences, and the losses that stood out."""

@@ -13,16 +13,17 @@ import torch
 from stages.contract import StageError
 from stages.core import checkpoints
 from stages.core.checkpoints import Saver
+from stages.core.divergence import Trouble
 from stages.core.interrupt import Interrupted
 from stages.ppo.algorithm import KLController, RunningMoments
 from stages.ppo.config import PPO
-from stages.ppo.experience import collect
+from stages.ppo.experience import Experience, collect
 from stages.ppo.keeping import Keeping
 from stages.ppo.mix import Mix
-from stages.ppo.players import Players
+from stages.ppo.players import NotFiniteError, Players
 from stages.ppo.ranks import Ranks
-from stages.ppo.rollout import Question, Rollouts
-from stages.ppo.update import Update
+from stages.ppo.rollout import Question, Rollout, Rollouts, answers_told
+from stages.ppo.update import Moved, Update
 from stages.ppo.watch import Clock, Watch
 
 
@@ -43,6 +44,8 @@ class Training:
     micro_batch: int | None = None
     mix: Mix | None = None
     running: RunningMoments | None = None
+    trouble: Trouble | None = None
+    """What is done about gradients that are not finite; they end the run if left out."""
     beat: Callable[[], None] = lambda: None
     """Tells a watchdog that the run goes on."""
 
@@ -57,7 +60,7 @@ class Training:
             clock.lap("rollout")
             experience = collect(rollout, self.players, self.config, self.kl.coefficient, self.ranks, self.micro_batch, self.running)
             clock.lap("experience")
-            moved = Update(self.players, experience, self.config, self.ranks, self.micro_batch, self.mix).run(self.seed, step)
+            moved = self.update(rollout, experience, step)
             clock.lap("update")
             line = self.watch.report(step + 1, rollout, experience, moved, self.players, self.kl.coefficient, clock.seconds)
             if step >= self.config.critic_warmup:
@@ -74,6 +77,20 @@ class Training:
                 self.saver.finish()
                 raise Interrupted(f"stopped after rollout {step + 1} of {self.config.steps}; the same command goes on")
         self.saver.finish()
+
+    def update(self, rollout: Rollout, experience: Experience, step: int) -> Moved:
+        """The updates of one rollout."""
+        trouble = self.trouble
+        if trouble is None:
+            return Update(self.players, experience, self.config, self.ranks, self.micro_batch, self.mix).run(self.seed, step)
+
+        def met(error: NotFiniteError, rows: list[int], minibatch: int) -> None:
+            self.saver.finish()
+            trouble.meet(step + 1, str(error), answers_told(trouble, rollout, rows, step + 1, minibatch), part=minibatch)
+
+        for player in (self.players.policy, self.players.critic):
+            player.lowered = trouble.factor(step)
+        return Update(self.players, experience, self.config, self.ranks, self.micro_batch, self.mix, met).run(self.seed, step)
 
     def evaluate(self, step: int) -> None:
         """Look at the policy as it would be left now, and remember it if it is the best."""

@@ -28,12 +28,18 @@ class Policy(Protocol):
     def __call__(self, batch: Batch, with_entropy: bool = False) -> tuple[Tensor, Tensor | None]: ...
 
 
+class NotFiniteError(StageError):
+    """A gradient is infinite or not a number. The player has forgotten it and taken no step; its schedule goes on."""
+
+
 class Player:
     """A module that learns by AdamW. Gradients gather until `step`."""
 
     def __init__(self, name: str, module: nn.Module, settings: Optimizer, planned: int, ranks: Ranks) -> None:
         self.name, self.module, self.settings, self.ranks = name, module, settings, ranks
         self.planned, self.taken = max(planned, 1), 0
+        self.lowered = 1.0
+        """What roll backs have made of the learning rate."""
         self.optimizer = adamw([module], settings)
 
     @property
@@ -48,17 +54,17 @@ class Player:
 
     @property
     def learning_rate(self) -> float:
-        return self.settings.learning_rate * learning_rate_factor(self.taken, self.planned, self.settings)
+        return self.settings.learning_rate * learning_rate_factor(self.taken, self.planned, self.settings) * self.lowered
 
     def step(self) -> float:
-        """Sum gradients over processes, clip their global norm, step, forget them. Returns the norm before clipping; StageError if it is not finite."""
+        """Sum gradients over processes, clip their global norm, step, forget them. Returns the norm before clipping; NotFiniteError if there is none."""
         parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
         self.ranks.sum_gradients(parameters)
         norm = float(nn.utils.clip_grad_norm_(parameters, self.settings.clip))
         if not math.isfinite(norm):
-            raise StageError(
-                f"the {self.name}'s gradient is not finite after {self.taken} updates; lower its learning rate or its reward's clip"
-            )
+            self.forget()
+            self.taken += 1
+            raise NotFiniteError(f"the {self.name}'s gradient is not finite (norm {norm:.4g}) after {self.taken - 1} updates")
         for group in self.optimizer.param_groups:
             group["lr"] = self.learning_rate * group.get("lr_ratio", 1.0)
         self.optimizer.step()

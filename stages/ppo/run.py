@@ -14,6 +14,7 @@ from stages.adapters.start import Start, begin
 from stages.contract import Hardware, Job, Result
 from stages.core.artifacts import save_artifact
 from stages.core.checkpoints import Ground, Saver
+from stages.core.divergence import Trouble
 from stages.core.generation import Engine, Transformers
 from stages.core.interrupt import interruptible
 from stages.core.logprobs import TokenLogprobs, TokenValues
@@ -77,6 +78,7 @@ def run(job: Job, config: PPO, hardware: Hardware) -> Result:
         mix=build_mix(job, config, tokenizer, players.policy.module, ranks),
         running=RunningMoments() if config.running_normalisation else None,
     )
+    training.trouble = trouble = Trouble(job, first=ranks.first)
     if ranks.first:
         print("\n".join([f"precision {precision}", *notes, *how]), flush=True)
     with interruptible() as stop, watching(job, ranks.rank) as dog:
@@ -88,9 +90,9 @@ def run(job: Job, config: PPO, hardware: Hardware) -> Result:
     ranks.wait()
     return Result(
         steps=config.steps,
-        metrics=watch.final(kept) | start.metrics,
+        metrics=watch.final(kept) | start.metrics | trouble.metrics(),
         tables=[watch.table()],
-        notes=[*notes, *how, *left, *watch.told.values()],
+        notes=[*notes, *how, *left, *watch.told.values(), *trouble.notes()],
     )
 
 

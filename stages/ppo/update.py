@@ -4,7 +4,7 @@ A loss is a sum over real tokens divided by the count of the whole minibatch ove
 change it. Each player has its own backward pass, optimizer and clip.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 import torch
@@ -16,7 +16,7 @@ from stages.ppo.algorithm import PolicyLoss, kl_estimate, policy_loss, token_wei
 from stages.ppo.config import PPO
 from stages.ppo.experience import Experience
 from stages.ppo.mix import Mix
-from stages.ppo.players import Players
+from stages.ppo.players import NotFiniteError, Players
 from stages.ppo.ranks import Ranks
 from stages.ppo.sharing import acting
 
@@ -59,9 +59,11 @@ class Update:
         ranks: Ranks,
         micro_batch: int | None = None,
         mix: Mix | None = None,
+        trouble: Callable[[NotFiniteError, list[int], int], None] | None = None,
     ) -> None:
+        """`trouble(error, rows, minibatch)` is told of a gradient that is not finite and returns where the minibatch is to be left out."""
         self.players, self.experience, self.config, self.ranks = players, experience, config, ranks
-        self.micro_batch, self.mix = micro_batch, mix
+        self.micro_batch, self.mix, self.trouble = micro_batch, mix, trouble
         self.device = next(players.policy.module.parameters()).device
         self.sums: dict[str, Tensor] = {}
         self.norms: dict[str, list[float]] = {"policy_grad_norm": [], "critic_grad_norm": []}
@@ -70,17 +72,26 @@ class Update:
     def run(self, seed: int, step: int) -> Moved:
         """All epochs and minibatches. In the critic's warm-up the policy does not move."""
         planned = self.config.epochs * self.config.minibatches
-        taken = 0
+        begun = self.players.policy.taken
         for epoch in range(self.config.epochs):
-            for rows in self.minibatches(seed_for(seed, "minibatches", step, epoch)):
-                parts = list(self._parts(rows))
-                if step >= self.config.critic_warmup and not self.moved.stopped:
-                    self._policy_step(parts)
-                    taken += not self.moved.stopped
-                self._critic_step(parts)
+            for number, rows in enumerate(self.minibatches(seed_for(seed, "minibatches", step, epoch))):
+                self._minibatch(rows, epoch * self.config.minibatches + number, warm=step < self.config.critic_warmup)
         if self.moved.stopped:
-            self.players.policy.skip(planned - taken)
+            self.players.policy.skip(planned - (self.players.policy.taken - begun))
         return self._summary()
+
+    def _minibatch(self, rows: list[int], number: int, *, warm: bool) -> None:
+        """A step of each player, or none from a gradient that is not finite on."""
+        parts, planned = list(self._parts(rows)), self.players.critic.taken + 1
+        try:
+            if not warm and not self.moved.stopped:
+                self._policy_step(parts)
+            self._critic_step(parts)
+        except NotFiniteError as error:
+            if self.trouble is None:
+                raise
+            self.trouble(error, rows, number)
+            self.players.critic.skip(planned - self.players.critic.taken)
 
     def minibatches(self, seed: int) -> list[list[int]]:
         """This process's rows of each minibatch. The whole rollout is permuted, so that a minibatch holds the same answers on any number of processes."""
@@ -168,6 +179,6 @@ class Update:
         critic_steps = len(self.norms["critic_grad_norm"])
         policy_steps = len(self.norms["policy_grad_norm"]) + self.moved.stopped
         steps = {"value_loss": critic_steps, "value_clip_fraction": critic_steps}
-        self.moved.means = {name: total / steps.get(name, policy_steps) for name, total in zip(names, totals, strict=True)}
+        self.moved.means = {name: total / max(1, steps.get(name, policy_steps)) for name, total in zip(names, totals, strict=True)}
         self.moved.means |= {name: sum(norms) / len(norms) for name, norms in self.norms.items() if norms}
         return self.moved

@@ -120,3 +120,11 @@ def test_what_the_orchestrator_imports_of_data_is_light() -> None:
     seconds, *modules = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     assert not {"torch", "transformers", "datasets", "numpy", "pyarrow", "jinja2"} & set(modules)
     assert float(seconds) < 0.1
+
+
+@pytest.mark.parametrize("path", ["../secret.jsonl", "/etc/*.jsonl", "parts/../../secret.jsonl", "~/secret.jsonl"])
+def test_a_path_within_an_artifact_cannot_leave_it(tmp_path, path):
+    (tmp_path / "secret.jsonl").write_text("{}\n")
+    (tmp_path / "artifact" / "parts").mkdir(parents=True)
+    with pytest.raises(DataError, match="leaves the artifact of 'world'"):
+        resolve(Source(stage="world", path=path), tmp_path, tmp_path / "artifact")

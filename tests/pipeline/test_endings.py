@@ -73,9 +73,10 @@ def test_a_stage_that_was_killed_is_started_again_and_goes_on(workshop: Workshop
 
 
 def test_restarts_are_counted_and_without_them_a_killed_stage_ends_the_run(workshop: Workshop):
-    assert workshop.carry_out("--until", "base", "stages.base.behaviour=crash-once") == FAILED
-    workshop.carry_out("--until", "base", "--redo", "base")
-    assert workshop.carry_out("--until", "base", "--redo", "base", "--max-restarts", "2", "stages.base.behaviour=crash") == FAILED
+    assert workshop.carry_out("--until", "base", "stages.base.behaviour=doomed") == FAILED
+    assert workshop.attempts()["base"] == 1
+    assert workshop.carry_out("--until", "base", "--max-restarts", "1", "stages.base.behaviour=doomed") == FAILED
+    assert workshop.attempts()["base"] == 3
 
 
 @pytest.mark.parametrize(("behaviour", "code"), [("fail", FAILED), ("data", WRONG_INPUT)])

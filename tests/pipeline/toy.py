@@ -42,6 +42,7 @@ Behaviour = Literal[
     "crash-once",
     "roll-back-once",
     "hang",
+    "doomed",
 ]
 
 
@@ -128,6 +129,8 @@ def _checkpoint(folder: Path, step: int) -> None:
 
 def _misbehave(behaviour: str, step: int, job: Job, stop) -> None:  # type: ignore[no-untyped-def]
     print(f"step {step + 1}", flush=True)
+    if behaviour == "doomed":
+        os.kill(os.getpid(), signal.SIGKILL)
     if behaviour in ("wait", "deaf") and step >= 1:
         if behaviour == "deaf":
             signal.signal(signal.SIGTERM, signal.SIG_IGN)

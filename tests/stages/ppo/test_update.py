@@ -232,7 +232,7 @@ def test_two_processes_make_the_update_of_one(tmp_path):
         port = probe.getsockname()[1]
     mp.spawn(_rank_update, (port, str(tmp_path)), nprocs=2)
     players, means = one_update(config_of())
-    first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in range(2))
+    first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2))
     for alone, mine, theirs in zip((weights(players.policy), weights(players.critic)), first, second, strict=False):
         for name, parameter in alone.items():
             assert torch.equal(mine[name], theirs[name])
