@@ -18,6 +18,10 @@ def found() -> str | None:
     return next((path for name in NAMES if (path := shutil.which(name))), None)
 
 
+PATIENCE = 300.0
+"""Seconds that a browser on a busy machine may take to answer; nothing is measured by it."""
+
+
 class Browser:
     """One page. Collects what goes to the console, what is thrown, and every request."""
 
@@ -60,7 +64,7 @@ class Browser:
             message["sessionId"] = self._session
         os.write(self._out, json.dumps(message).encode() + b"\0")
         while True:
-            answer = self._receive(60)
+            answer = self._receive(PATIENCE)
             if answer.get("id") == self._number:
                 if "error" in answer:
                     raise RuntimeError(f"{method}: {answer['error']}")
@@ -84,7 +88,7 @@ class Browser:
         self.send("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=touch)
         self.send("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": theme}])
         self.send("Page.navigate", url=page.resolve().as_uri())
-        until = time.monotonic() + 30
+        until = time.monotonic() + PATIENCE
         while not self.ask("document.readyState === 'complete' && location.protocol === 'file:'"):
             if time.monotonic() > until:
                 raise TimeoutError(f"{page} did not load")
