@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -40,7 +41,7 @@ def main(arguments: list[str]) -> int:
     given |= {"shard_size": options.shard_size}
     task = {"parts": parts, "out": str(out.resolve()), "merge": merge, **{k: v for k, v in given.items() if v is not None}}
     if options.gguf or options.converter:
-        _can_write_gguf(options.converter, merge=merge)
+        _can_write_gguf(parts, options.converter, merge=merge)
     out.parent.mkdir(parents=True, exist_ok=True)
     done = _child(task)
     if options.gguf or options.converter:
@@ -140,8 +141,15 @@ def _child(task: dict[str, Any]) -> dict[str, Any]:
         return dict(_asked("stages.adapters", str(file)))
 
 
-def _can_write_gguf(converter: str | None, *, merge: bool) -> None:
-    """Raises RecipeError with what is missing."""
+def _can_write_gguf(parts: Sequence[dict[str, Any]], converter: str | None, *, merge: bool) -> None:
+    """Raises RecipeError with what is missing, before anything is written."""
+    from pipeline.artifacts import inspect
+    from stages.contract import Artifact
+
+    for part in parts:
+        says = inspect(Path(part["folder"]))
+        if isinstance(says, Artifact) and says.kind != "causal-lm":
+            raise RecipeError(f"'{part['name']}' is a {says.kind}; GGUF is for models that answer")
     if not merge:
         raise RecipeError("--gguf wants a whole model; add --merge")
     if converter and not Path(converter).is_file():

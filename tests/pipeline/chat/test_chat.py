@@ -9,7 +9,10 @@ from pathlib import Path
 import pytest
 
 from pipeline.chat.cast import cast
+from pipeline.chat.command import _answer
 from pipeline.errors import RecipeError
+from pipeline.export import main as export
+from stages.core.dialogue import Ask, Piece, Said
 from tests.pipeline.chat import tiny_run
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -59,3 +62,27 @@ def test_talking_imports_no_torch() -> None:
     names = "pipeline.chat.command, pipeline.chat.partner, pipeline.chat.session, pipeline.chat.cast"
     probe = f"import sys, {names}\nassert not {{'torch', 'transformers'}} & set(sys.modules)\n"
     subprocess.run([sys.executable, "-c", probe], cwd=ROOT, check=True, timeout=60)
+
+
+def test_what_a_model_says_cannot_move_the_cursor_or_colour_the_screen(capsys: pytest.CaptureFixture[str]) -> None:
+    class Partner:
+        def ask(self, ask: Ask) -> list[Piece | Said]:
+            return [Piece(text="\x1b[2Jgone\r\n"), Said(model="chat", text="gone", tokens=1, ended="by itself", logprob=-1.0)]
+
+    assert _answer(Partner(), Ask(model="chat", messages=[]), several=False, as_json=False) is not None  # type: ignore[arg-type]
+    assert capsys.readouterr().out.startswith("␛[2Jgone␍\n")
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (("--gguf",), "'judge' is a reward-model; GGUF is for models that answer"),
+        (("--converter", "nowhere.py"), "'judge' is a reward-model"),
+    ],
+)
+def test_no_gguf_is_begun_that_cannot_be_ended(run: Path, tmp_path: Path, words: tuple[str, ...], says: str) -> None:
+    with pytest.raises(RecipeError, match=says):
+        export([str(run), "judge", "--out", str(tmp_path / "out"), *words])
+    with pytest.raises(RecipeError, match=r"no file nowhere\.py"):
+        export([str(run), "policy", "--out", str(tmp_path / "out"), "--converter", "nowhere.py"])
+    assert not (tmp_path / "out").exists()

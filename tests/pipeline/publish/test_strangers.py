@@ -126,3 +126,46 @@ def test_a_tokenizer_speaks_the_same_to_a_stranger(hub: Server, run: Path, tmp_p
     shown, rendered = stranger(hub, tmp_path / "home", f"{snippet(done.card)}\n{chat}")
     assert eval(shown) == tokenizer().tokenize("Hello, world!")  # noqa: S307 - a list that the card's own line printed
     assert rendered == "<user>Hi<eos>"
+
+
+def test_adapters_that_stages_left_give_a_stranger_what_they_give_us(hub: Server, run: Path, tmp_path: Path) -> None:
+    import torch
+
+    from stages.core.models import load_causal_lm, load_reward_model
+    from tests.stages.adapters.chain import Chain
+    from tests.stages.tiny import CPU
+
+    lora = {"kind": "lora", "rank": 4, "targets": "attention", "hand_over": "stack"}
+    (tmp_path / "chain").mkdir()
+    chain = Chain(tmp_path / "chain")
+    chain.run("one", "sft", adapter=lora, optimizer={"learning_rate": 0.1})
+    chain.run("three", "sft", model="one", adapter=lora, optimizer={"learning_rate": 0.1})
+    chain.run("judge", "reward", adapter=lora, optimizer={"learning_rate": 0.1})
+    expected = {}
+    for name, kind, makes, inputs in (
+        ("base", "pretrain", "causal-lm", {}),
+        ("one", "sft", "causal-lm", {"model": "base"}),
+        ("three", "sft", "causal-lm", {"model": "one"}),
+        ("judge", "reward", "reward-model", {"model": "base"}),
+    ):
+        folder = chain.artifact(name)
+        files = {file.relative_to(folder).as_posix(): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+        if name != "base":  # the run's folders have other names than the chain's
+            found = (run / "base").readlink().name.encode()
+            files = {
+                file: content.replace(b"base-0", found) if file.endswith("_config.json") else content for file, content in files.items()
+            }
+        says = json.loads(files.pop("artifact.json", b"{}"))
+        add_stage(run, name, kind, files, makes=makes, inputs=inputs, artifact={**says, "kind": makes})
+        model = (load_reward_model if makes == "reward-model" else load_causal_lm)(folder, CPU)
+        with torch.no_grad():
+            expected[name] = model(input_ids=torch.tensor([IDS])).logits.reshape(-1)[:20].tolist()
+    assert expected["one"] != expected["base"]
+    assert expected["three"] != expected["one"]
+
+    done = {one.stage: one for one in publish(run, api=HfApi(endpoint=hub.url, token=TOKEN))}
+    programs = [snippet(done[name].card) + PROBE.format(ids=IDS) for name in expected]
+    lines = stranger(hub, tmp_path / "home", "\n".join(programs))
+    found = [json.loads(line.removeprefix("OUTPUTS ")) for line in lines if line.startswith("OUTPUTS ")]
+    for name, values in zip(expected, found, strict=True):
+        assert values == pytest.approx(expected[name], abs=2e-4), name
