@@ -23,6 +23,8 @@ SUFFIXES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet", ".arrow", 
 DOCUMENT_CHARACTERS = 4_000
 """Plain text is cut at the first blank line after this many characters: about 1,000 tokens a document."""
 
+_HALF = re.compile(r"\\u[dD][89a-fA-F]")
+"""An escape of a surrogate: of a whole pair, as a rule."""
 _TITLE = re.compile(r" ?= [^=].* = ?$")
 """A first-level heading as in WikiText; it opens a document."""
 
@@ -127,13 +129,24 @@ def _parsed(path: Path, number: int, line: str) -> Row | Fault:
         value = json.loads(line)
     except ValueError as error:
         return Fault(str(path), number, "not valid JSON", f"{_shown(line)} ({error})", "one JSON object a line")
-    return _object(path, number, value)
+    return _object(path, number, value, _HALF.search(line) is not None)
 
 
-def _object(path: Path, number: int, value: object) -> Row | Fault:
+def _object(path: Path, number: int, value: object, suspect: bool = False) -> Row | Fault:
+    if suspect and (half := _half(value)) is not None:
+        return Fault(str(path), number, "half of a surrogate pair", repr(half), "whole characters")
     if isinstance(value, dict | str):
         return Row(str(path), number, value)
     return Fault(str(path), number, "not an object", f"{type(value).__name__} {_shown(value)}", "an object with named columns")
+
+
+def _half(value: object) -> str | None:
+    """The first half of a surrogate pair in a value, which cannot be written as UTF-8 nor become tokens."""
+    try:
+        json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        return str(error.object)[error.start]
+    return None
 
 
 def _json(path: Path) -> Iterator[Row | Fault]:
@@ -168,6 +181,7 @@ def _object_or_lines(path: Path, text: str) -> Iterator[Row | Fault]:
 def _array(path: Path, text: str, position: int) -> Iterator[Row | Fault]:
     """Elements one by one, so that a broken one is named; nothing after it can be found again, so it ends the file."""
     decode, skip = json.JSONDecoder().raw_decode, re.compile(r"[\s,]*")
+    suspect = _HALF.search(text) is not None
     number = 0
     while True:
         position = skip.match(text, position).end()  # type: ignore[union-attr]  # an empty match always exists
@@ -182,7 +196,7 @@ def _array(path: Path, text: str, position: int) -> Iterator[Row | Fault]:
             raise DataError(
                 f"{path}, row {number}: not valid JSON: found {_shown(text[position:])} ({error}); wanted one JSON object"
             ) from error
-        yield _object(path, number, value)
+        yield _object(path, number, value, suspect)
 
 
 def _csv(path: Path) -> Iterator[Row | Fault]:

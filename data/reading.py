@@ -12,9 +12,11 @@ from data.errors import DataError
 from data.files import Fault, Row
 from data.formats import Chat, MisfitError, Preference, Prompt, Record, Text, detect, mapped, normalise
 from data.sources import rows_and_faults
-from data.verdicts import Tally
+from data.verdicts import Tally, Verdict
 
 R = TypeVar("R", Text, Chat, Preference, Prompt)
+IDS = 1_000_000
+"""Ids of a source that are remembered, to tell those that come twice."""
 
 
 @dataclass
@@ -50,6 +52,10 @@ class Reading:
     taken: int = 0
     faults: Faults = field(default_factory=Faults)
     tally: Tally = field(default_factory=Tally)
+    ids: set[int] = field(default_factory=set)
+    repeated: list[str] = field(default_factory=list)
+    """Of rows whose `id` an earlier row has: the first three, and how many there are as `repeats`."""
+    repeats: int = 0
     behind: tuple[int, int] = (0, 0)
     """Rows, and records of the row behind them, that are passed over because an earlier attempt had them."""
 
@@ -68,6 +74,8 @@ class Reading:
                 item, found = self._fault(cast(Row, item), misfit), []
             if isinstance(item, Fault):
                 self.faults.add(item)
+            else:
+                self._note_id(item)
             for record in found:
                 self.within += 1
                 if self.within > had:
@@ -76,10 +84,20 @@ class Reading:
                     yield record
             had = 0
 
+    def _note_id(self, row: Row) -> None:
+        name = row.value.get("id") if isinstance(row.value, dict) else None
+        if not isinstance(name, str | int) or name == "" or len(self.ids) >= IDS:
+            return
+        if hash(name) in self.ids:
+            self.repeats += 1
+            self.repeated = [*self.repeated, f"{name!r} in row {row.number}"][:3]
+        self.ids.add(hash(name))
+
     def state(self) -> dict[str, Any]:
         """Where reading stands, and what it has noticed so far: small, and JSON."""
+        here = [self.rows - 1, self.within] if self.within else [self.rows, 0]
         return {
-            "behind": [self.rows - 1, self.within] if self.within else [self.rows, 0],
+            "behind": list(self.behind) if any(self.behind) else here,  # restored, and nothing read since
             "taken": self.taken,
             "formats": self.formats,
             "why": self.why,
@@ -146,7 +164,12 @@ class Reading:
         return (notes or [f"{name}: {taken:,} records"]) + [f"{name}: left out {text}" for text in self.faults.sentences(self.rows)]
 
     def warnings(self) -> list[str]:
-        return [f"{self.source.path}: {verdict.text}" for verdict in self.tally.verdicts()]
+        return [f"{self.source.path}: {verdict.text}" for verdict in self.verdicts()]
+
+    def verdicts(self) -> list[Verdict]:
+        """What looks wrong with the rows, without a tokenizer."""
+        repeated = f"{self.repeats:,} of {self.rows:,} rows repeat the id of an earlier one ({', '.join(self.repeated)})"
+        return [*self.tally.verdicts(), *([Verdict("warning", "repeated-ids", repeated)] if self.repeats else [])]
 
 
 def detected(value: Mapping[str, Any] | str, source: Source) -> tuple[str, str]:

@@ -140,6 +140,6 @@ def _checked(source: Source, paths: Sequence[Path], want: type[Record] | None, r
         return [Finding(True, text) for text in problems]
     if not taken:
         return [Finding(True, f"{source.path}: no usable row")]
-    verdicts = reading.tally.verdicts()
+    verdicts = reading.verdicts()
     found = [Finding(verdict.level == "error", f"{source.path}: {verdict.text}", verdict.level == "warning") for verdict in verdicts]
     return [Finding(False, text) for text in reading.notes(taken)] + found

@@ -12,7 +12,7 @@ from data.sources import resolve
 from pipeline.adapters import base_problems
 from pipeline.artifacts import end_is_padding, inspect, lacks_template, unfit
 from pipeline.errors import Problem, RecipeError
-from pipeline.jobs import source_folder
+from pipeline.jobs import located, source_folder
 from pipeline.plan import Plan, Step, tokenizer_problems
 from pipeline.references import wanted_sources
 
@@ -112,6 +112,7 @@ def _findings(plan: Plan, source: Source, wants: str | None) -> list[Finding]:
         files = resolve(source, plan.recipe.root, source_folder(plan, source.stage))
     except DataError as error:
         return [Finding(True, str(error))]
+    source = located(source, plan.recipe.root)
     if made:  # our own rows are well formed; a few of them show whether they are the right ones
         few = source.model_copy(update={"limit": FEW})
         return [finding for finding in check_sources([few], [files], RECORDS[wants]) if finding.problem]

@@ -7,6 +7,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from data.config import Source
 from data.errors import DataError
 from data.sources import resolve
 from pipeline.artifacts import folder_digest, inspect
@@ -116,6 +117,12 @@ def source_folder(plan: Plan, stage: str | None) -> Path | None:
     if stage is None:
         return None
     return plan.step(stage).folder.artifact if stage in plan.recipe.stages else plan.recipe.root / stage
+
+
+def located(source: Source, root: Path) -> Source:
+    """The source with the file of a format of the user's own where it lies."""
+    code = CODE.match(source.format)
+    return source.model_copy(update={"format": f"{root / code[1]}:{code[2]}"}) if code else source
 
 
 def surroundings(hardware: Hardware, argv: list[str]) -> dict[str, Any]:

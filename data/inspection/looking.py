@@ -6,6 +6,7 @@ from typing import Any
 
 from data.chat import check_template, end_ids
 from data.errors import DataError
+from data.inspection.cleaning import cleaned
 from data.inspection.facts import Facts, Marks, special_words, verdicts_of
 from data.inspection.measures import characters, contradictions, duplicates, lengths_of, packing_of, prompt_key, shares, whole_key
 from data.inspection.reading import VALIDATION, Section, read_sections
@@ -35,6 +36,8 @@ def inspect(task: Task) -> Report:
     parts, samples = [], []
     for section in sections:
         part, verdicts, seen = _look(section, tokenizer if _fits(judgements) else None, task, context)
+        if task.cleaning is not None and section is sections[0]:
+            part = part.model_copy(update={"cleaned": cleaned(section, sections[1:], task.cleaning)})
         parts.append(part)
         judgements += _judged(section.name, [*tallied(section.records).verdicts(), *_of_copies(section, part), *verdicts])
         samples += seen

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Literal
 
+from data.cleaning.config import Cleaning
 from data.config import Source, Spec
 
 Wanted = Literal["text", "chat", "preference", "prompt"]
@@ -35,6 +36,8 @@ class Task(Spec):
     learn: Literal["all", "last"] = "all"
     held_out: float | None = None
     """Share of the training records that the stage holds out by their content."""
+    cleaning: Cleaning | None = None
+    """What the stage does to its first group's documents, where it cleans them; its other groups are exams that must not be in them."""
     samples: int = 3
     """Samples of each part."""
     rows: int = 10_000
@@ -116,6 +119,27 @@ class Origin(Spec):
     """Of all tokens (without a tokenizer: of all characters), weights applied."""
 
 
+class Gone(Spec):
+    """Documents that one rule of cleaning removes."""
+
+    rule: str
+    documents: int
+    share: float
+    """Of the documents read."""
+    measure: float
+    """The example's."""
+    example: str
+    """How the first one begins."""
+
+
+class Cleaned(Spec):
+    """What cleaning does to the records that are looked at."""
+
+    done: tuple[str, ...]
+    gone: tuple[Gone, ...]
+    """The rule that removes most first."""
+
+
 class Part(Spec):
     """Training records, held-out ones, or the records of another field."""
 
@@ -131,6 +155,8 @@ class Part(Spec):
     packing: Packing | None = None
     shared: float | None = None
     """Of pairs: share of the tokens that both conversations begin with, which are computed once."""
+    cleaned: Cleaned | None = None
+    """Of text that the stage cleans."""
 
 
 class Judgement(Spec):

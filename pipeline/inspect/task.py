@@ -10,13 +10,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from data.cleaning.config import Cleaning
 from data.config import Source
 from data.errors import DataError
 from data.inspection.report import Group, Task
 from data.sources import HUB, resolve
 from pipeline.errors import RecipeError, suggestion
 from pipeline.identity import pinned, repository
-from pipeline.jobs import source_folder
+from pipeline.jobs import located, source_folder
 from pipeline.plan import Plan, Step
 from pipeline.references import Reference, fields, wanted_sources
 
@@ -53,10 +54,18 @@ def make_task(plan: Plan, name: str, *, samples: int, rows: int) -> Task:
         context=_context(plan, name),
         answer_room=_number(values.get("sampling.max_new_tokens")) or 0,
         learn=values.get("learn", "all"),
+        cleaning=_cleaning(step.config),
         held_out=values.get("held_out") if whole else None,
         samples=samples,
         rows=rows,
         notes=tuple(notes),
+    )
+
+
+def _cleaning(config: Any) -> Cleaning | None:
+    """What a stage that cleans text does to it."""
+    return (
+        Cleaning.model_validate({name: getattr(config, name) for name in Cleaning.model_fields}) if isinstance(config, Cleaning) else None
     )
 
 
@@ -77,7 +86,7 @@ def _groups(plan: Plan, step: Step) -> tuple[list[Group], list[str]]:
             raise RecipeError([plan.recipe.problem(step.name, f"{path}.path", str(error))]) from error
         if source.path.startswith(HUB):
             source = source.model_copy(update={"path": pinned("dataset", source.path, plan.run.pins())})
-        listed.setdefault(path.rpartition(".")[0], []).append((source, wants, files))
+        listed.setdefault(path.rpartition(".")[0], []).append((located(source, plan.recipe.root), wants, files))
     if not found:
         raise RecipeError(f"stage '{step.name}' reads no data, so there is nothing to inspect")
     if not listed:

@@ -3,7 +3,7 @@
 import unicodedata
 from collections.abc import Iterator
 
-from data.inspection.report import Bin, Part, Report
+from data.inspection.report import Bin, Cleaned, Part, Report
 
 NOUNS = {"text": "text", "chat": "chats", "preference": "preference pairs", "prompt": "prompts", None: "rows"}
 TURNING = frozenset(range(0x202A, 0x202F)) | frozenset(range(0x2066, 0x206A))
@@ -59,6 +59,8 @@ def figures(part: Part) -> Iterator[tuple[str, str]]:
         "length",
         f"{lengths.shortest:,} to {lengths.longest:,}, median {lengths.median:,}, mean {lengths.mean:,.1f}, 90 % ≤ {lengths.p90:,}, 99 % ≤ {lengths.p99:,}",
     )
+    if part.cleaned is not None:
+        yield from _cleaned(part.cleaned)
     if part.learned is not None:
         yield "compared" if part.wants == "preference" else "learned", f"{part.learned:.1%} of the tokens"
     if part.shared is not None:
@@ -76,3 +78,12 @@ def figures(part: Part) -> Iterator[tuple[str, str]]:
 
 def span(bin: Bin) -> str:
     return f"{bin.low:,}–{bin.high:,}" if bin.high > bin.low else f"{bin.low:,}"
+
+
+def _cleaned(found: Cleaned) -> Iterator[tuple[str, str]]:
+    """What cleaning does, and what each rule removes with the measure and the beginning of one such document."""
+    for number, sentence in enumerate(found.done):
+        yield "" if number else "cleaned", sentence
+    for number, gone in enumerate(found.gone):
+        measure = f" ({gone.measure:.3g})" if gone.measure else ""
+        yield "" if number else "removed", f"{gone.rule} {gone.documents:,} ({gone.share:.1%}), such as{measure}: {harmless(gone.example)}"

@@ -211,3 +211,24 @@ def test_the_program_prints_a_report_and_says_in_one_sentence_what_it_cannot_rea
     assert main([str(file)]) == 2
     assert "data.jsonl" in capsys.readouterr().err
     assert main([]) == 2
+
+
+def test_a_stage_that_cleans_shows_what_each_rule_removes(tmp_path: Path) -> None:
+    from data.cleaning.config import Cleaning
+    from tests.data.cleaning.test_rules import prose
+
+    exam = "A train leaves the station at nine and travels sixty miles an hour towards the bridge."
+    web, exams = tmp_path / "web.jsonl", tmp_path / "exams.jsonl"
+    texts = [prose(), prose(), "too short", prose(seed=2) + " " + exam, prose(seed=3)]
+    web.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    exams.write_text(json.dumps({"text": exam}) + "\n")
+    groups = tuple(
+        Group(field=name, wants="text", sources=(Source(path=f"{name}.jsonl"),), files=((file,),))
+        for name, file in (("data", web), ("against", exams))
+    )
+    report = inspect(Task(stage="clean", groups=groups, cleaning=Cleaning()))
+    found = report.parts[0].cleaned
+    assert found is not None
+    assert {gone.rule: gone.documents for gone in found.gone} == {"words_min": 1, "exam": 1, "exact_copies": 1}
+    assert found.done[0].startswith("5 documents read, 2 kept")
+    assert report.parts[1].cleaned is None

@@ -78,3 +78,22 @@ def test_an_existing_tokenizer_gets_what_it_lacks_and_keeps_its_ids(make_job, ru
 
 def test_bytes_per_token_counts_bytes_not_characters(tokenizer):
     assert bytes_per_token(tokenizer, ["é" * 50]) == pytest.approx(1.0, abs=0.5)
+
+
+def test_texts_are_streamed_and_split_as_in_memory(make_job):
+    from data.config import Source
+    from data.formats import Text
+    from data.records import read_records, split
+    from stages.core.reading import files_of
+    from stages.tokenizer.config import Tokenizer
+    from stages.tokenizer.run import Texts
+
+    rows = {f"data.{n}": [{"text": f"{name} {number % 40}"} for number in range(60)] for n, name in enumerate(("one", "two"))}
+    job = make_job("tokenizer", {}, rows=rows)
+    config = Tokenizer(data=(Source(path="a", weight=2.5), Source(path="b")), held_out=0.1)
+    texts = Texts(job, config)
+    found = read_records(config.data, files_of(job, "data", config.data), Text)
+    train, held = split(found.records, 0.1)
+    assert sorted(texts.training()) == sorted(record.text for record in train)
+    assert set(texts.held_out()) == {record.text for record in held}
+    assert texts.notes == found.notes
