@@ -21,7 +21,7 @@ def texts(count):
 def finish(job, processes, environment=()):
     (job.folder / "job.json").write_text(job.model_dump_json())
     launcher = ["-m", "torch.distributed.run", f"--nproc_per_node={processes}", "--rdzv-backend=c10d", "--rdzv-endpoint=127.0.0.1:0"]
-    argv = [sys.executable, *(launcher if processes > 1 else ()), "-m", "stages", str(job.folder / "job.json")]
+    argv = [sys.executable, *(launcher if processes > 1 else ()), "-m", "tests.stages.sgd", str(job.folder / "job.json")]
     settings = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.getcwd(), **dict(environment)}
     done = subprocess.run(argv, env=settings, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-2000:]
@@ -35,7 +35,7 @@ def test_two_processes_give_the_loss_of_one(make_job, base_folder, kind):
     from safetensors.torch import load_file
 
     def job(name):
-        common = {"data": [{"path": "x"}], "batch_tokens": 256, "optimizer": {"learning_rate": 1e-2}, "held_out": 0.1}
+        common = {"data": [{"path": "x"}], "batch_tokens": 256, "optimizer": {"learning_rate": 0.1}, "held_out": 0.1}
         if kind == "pretrain":
             config = {"model": {"hidden_size": 32, "layers": 2, "heads": 4, "context": 32}, "tokenizer": "words", "tokens": 1536} | common
             return make_job(kind, config, name=name, inputs={"tokenizer": ("tokenizer", base_folder)}, rows={"data.0": texts(100)})
@@ -56,4 +56,4 @@ def test_two_processes_give_the_loss_of_one(make_job, base_folder, kind):
         assert a["tokens"] == b["tokens"]
     weights = [load_file(job.artifact / "model.safetensors") for job in (one, two)]
     for name, tensor in weights[0].items():
-        torch.testing.assert_close(tensor, weights[1][name], rtol=0, atol=1e-3)  # Adam magnifies rounding where gradients are near zero
+        torch.testing.assert_close(tensor, weights[1][name], rtol=0, atol=1e-6)
