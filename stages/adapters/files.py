@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from stages.adapters.bases import Base, base_of, folders_of, name_base, tokenizer_digest, weights_digest
+from stages.adapters.bases import WEIGHTS, Base, base_of, folders_of, name_base, tokenizer_digest, weights_digest
 from stages.adapters.building import Task, add_adapter, parameters_of
 from stages.adapters.config import AdapterSpec, settings_of
 from stages.contract import Adapters, StageError
@@ -69,22 +69,34 @@ def take_up(model: Any, config: AdapterSpec, task: Task, name: str, folder: Path
     Raises:
         StageError: the folder holds weights of another adapter.
     """
+    model = add_adapter(model, _without_start(config), task, seed=seed, name=name)
+    put_weights(model, name, folder)
+    return model
+
+
+def put_weights(model: Any, name: str, folder: Path, *, heads: bool = True) -> None:
+    """Give an adapter of a model the weights in a folder; score heads, without `heads`, are passed over. Raises StageError if it is another adapter's."""
     from safetensors.torch import load_file
 
-    model = add_adapter(model, _without_start(config), task, seed=seed, name=name)
-    given = load_file(folder / "adapter_model.safetensors")
+    given = load_file(folder / WEIGHTS)
     if model.peft_config[name].is_prompt_learning:
         encoder = load_file(folder / ENCODER) if (folder / ENCODER).exists() else {"embedding.weight": given.pop("prompt_embeddings")}
         given = {**given, **{f"prompt_encoder.{key}": tensor for key, tensor in encoder.items()}}
         given.pop("prompt_embeddings", None)
-    own = {_plain(key, name): p for key, p in parameters_of(model, name).items()}
+    if not heads:
+        given = {key: tensor for key, tensor in given.items() if not key.endswith("score.weight")}
+    own = plain_parameters(model, name)
     missing = [key for key in own if key not in given and not key.endswith("score.weight")]
     if missing or any(key not in own for key in given) or any(own[key].shape != given[key].shape for key in given):
         raise StageError(f"{folder} holds another adapter than this stage's settings describe: it cannot go on")
     with torch.no_grad():
         for key, tensor in given.items():
             own[key].copy_(tensor)
-    return model
+
+
+def plain_parameters(model: Any, name: str) -> dict[str, Any]:
+    """Parameters of an adapter by their names in peft's files."""
+    return {_plain(key, name): parameter for key, parameter in parameters_of(model, name).items()}
 
 
 def _plain(key: str, name: str) -> str:

@@ -1,6 +1,6 @@
 """The tables of `docs/adapters.md`, printed from the rules that the plan refuses by. Torch-free.
 
-    python -m stages.adapters.page docs/adapters.md        writes them into the page, between its two marks
+python -m stages.adapters.page docs/adapters.md        writes them into the page, between its two marks
 """
 
 import sys

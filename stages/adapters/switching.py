@@ -51,16 +51,23 @@ def trained_adapter(model: Any) -> str:
 
 def frozen_twin(model: Any, name: str, twin: str) -> str:
     """Add a frozen copy of an adapter as it is now: what the model was, at the cost of the adapter alone. Gives the copy's name."""
-    active_before = active_adapters(model)
+    with unchanged(model):
+        model.add_adapter(twin, _copied(model.peft_config[name]))
+        with torch.no_grad():
+            for copy, original in zip(parameters_of(model, twin).values(), parameters_of(model, name).values(), strict=True):
+                copy.copy_(original)
+    return twin
+
+
+@contextmanager
+def unchanged(model: Any) -> Iterator[None]:
+    """Add adapters inside: those that acted before act after, those that trained train, and the new ones do neither."""
+    acting, newest = active_adapters(model), trained_adapter(model)
     trained = {parameter for parameter in model.parameters() if parameter.requires_grad}
-    model.add_adapter(twin, _copied(model.peft_config[name]))
-    with torch.no_grad():
-        for copy, original in zip(parameters_of(model, twin).values(), parameters_of(model, name).values(), strict=True):
-            copy.copy_(original)
-    train_only(model, name, active_before)
+    yield
+    train_only(model, newest, acting)
     for parameter in model.parameters():
         parameter.requires_grad_(parameter in trained)
-    return twin
 
 
 def _copied(config: Any) -> Any:

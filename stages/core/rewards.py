@@ -6,7 +6,7 @@ Its score is read at the last real token by our own index: transformers' classif
 overlook an end token that is also the pad token.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -109,7 +109,8 @@ def last_token_scores(model: Any, rows: Sequence[Sequence[int]], micro_batch: in
         longest = max(len(rows[i]) for i in batch)
         ids = torch.tensor([[*rows[i], *[0] * (longest - len(rows[i]))] for i in batch], device=device)
         last = torch.tensor([len(rows[i]) - 1 for i in batch], device=device)
-        hidden_BLH = hidden_states(model, backbone_of(model), ids)
+        # A judge on a shared base reads with its own adapters, which do not act otherwise.
+        hidden_BLH = model.read(ids) if hasattr(model, "read") else hidden_states(model, backbone_of(model), ids)
         scores_B[batch] = model.score(hidden_BLH[torch.arange(len(batch), device=device), last]).float()[:, 0].cpu()
     return scores_B
 
@@ -144,24 +145,34 @@ class Rewards:
         return Scores(total, seen, clipped)
 
 
-def build_rewards(parts: Sequence[RewardPart], job: Job, tokenizer: Any, hardware: Hardware, prefix: str = "rewards") -> Rewards:
-    """The rewards that a recipe lists; reward models are read from the job's inputs `{prefix}.{number}.model`. Raises DataError."""
+def build_rewards(
+    parts: Sequence[RewardPart],
+    job: Job,
+    tokenizer: Any,
+    hardware: Hardware,
+    prefix: str = "rewards",
+    on_base: Callable[[Path], Any] = lambda path: None,
+) -> Rewards:
+    """The rewards that a recipe lists; reward models are read from the job's inputs `{prefix}.{number}.model`. Raises DataError.
+
+    `on_base` may give a reward model as adapters on a base that is in memory already, or None.
+    """
     built: list[tuple[str, RewardPart, Scorer]] = []
     names: set[str] = set()
     for number, part in enumerate(parts):
         plain = _plain_name(part)
         name = plain if plain not in names else f"{plain}_{number}"
         names.add(name)
-        built.append((name, part, _scorer(part, f"{prefix}.{number}", job, tokenizer, hardware)))
+        built.append((name, part, _scorer(part, f"{prefix}.{number}", job, tokenizer, hardware, on_base)))
     return Rewards(built)
 
 
-def _scorer(part: RewardPart, field: str, job: Job, tokenizer: Any, hardware: Hardware) -> Scorer:
+def _scorer(part: RewardPart, field: str, job: Job, tokenizer: Any, hardware: Hardware, on_base: Callable[[Path], Any]) -> Scorer:
     if part.rule is not None:
         return RuleScorer(load_rule(part.rule))
     if part.remote is not None:
         return RemoteScorer(part.remote)
-    members = [_model_scorer(job.inputs[f"{field}.{inner}"].path, part, tokenizer, hardware) for inner, _ in part.takes]
+    members = [_model_scorer(job.inputs[f"{field}.{inner}"].path, part, tokenizer, hardware, on_base) for inner, _ in part.takes]
     return Ensemble(members, part.combine, part.uncertainty) if part.models else members[0]
 
 
@@ -174,10 +185,12 @@ def _plain_name(part: RewardPart) -> str:
     return "ensemble" if part.models else "remote"
 
 
-def _model_scorer(path: Path, part: RewardPart, tokenizer: Any, hardware: Hardware) -> ModelScorer:
-    model = load_reward_model(path, hardware).requires_grad_(False)
+def _model_scorer(path: Path, part: RewardPart, tokenizer: Any, hardware: Hardware, on_base: Callable[[Path], Any]) -> ModelScorer:
     own = load_tokenizer(path)
-    check_fit(model, own, path)
+    model = on_base(path)
+    if model is None:
+        model = load_reward_model(path, hardware).requires_grad_(False)
+        check_fit(model, own, path)
     same = own.get_vocab() == tokenizer.get_vocab() and own.chat_template == tokenizer.chat_template
     if not same:
         print(f"{path}: another tokenizer than the policy's; answers reach this reward model through their text", flush=True)

@@ -10,6 +10,7 @@ from data.config import Source
 from data.errors import DataError
 from data.formats import Prompt, Text
 from data.records import read_records, split
+from stages.adapters.judge import judge_on
 from stages.adapters.start import Start, begin
 from stages.contract import Hardware, Job, Result
 from stages.core.artifacts import save_artifact
@@ -50,7 +51,8 @@ def run(job: Job, config: PPO, hardware: Hardware) -> Result:
     start = begin(model, config.adapter, "CAUSAL_LM", job=job, tokenizer=tokenizer)
     model = start.model
     questions, held_out, notes = read_prompts(job, config, tokenizer, context_of(model))
-    rewards = build_rewards(config.rewards, job, tokenizer, hardware)
+    on_base = config.players == "shared-base"
+    rewards = build_rewards(config.rewards, job, tokenizer, hardware, on_base=lambda path: judge_on(start, path) if on_base else None)
     players, how = build_players(job, config, hardware, start, tokenizer, ranks)
     micro_batch = hardware.micro_batch if isinstance(hardware.micro_batch, int) else None
     rollouts = Rollouts(

@@ -169,3 +169,25 @@ def test_virtual_tokens_take_places_of_the_context(llama):
     assert prompt_length(model) == 5
     assert context_of(model) == context_of(llama()) - 5
     assert math.isclose(parity.distance(parity.probe(model), model), 0.0)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("policy", ["stack", "continue"])
+def test_a_judge_on_the_policys_base_scores_as_alone_and_holds_no_second_copy(policy, tmp_path, monkeypatch):
+    from stages.core.rewards import Rewards
+    from stages.ppo import run as stage
+
+    seen = {}
+    real = stage.build_rewards
+    monkeypatch.setattr(stage, "build_rewards", lambda *args, **more: seen.setdefault("rewards", real(*args, **more)))
+    chain, own = Chain(tmp_path), {**LORA, "hand_over": policy}
+    chain.run("chat", "sft", adapter=own)
+    chain.run("judge", "reward", model="chat", adapter=own)
+    chain.run("policy", "ppo", model="chat", judge="judge", adapter=own, players="shared-base")
+    rewards: Rewards = seen["rewards"]
+    judge = rewards.parts[0][2].model
+    rows = [prompt + answer for prompt, answer in zip(PROMPTS, ANSWERS, strict=True)]
+    alone = last_token_scores(load_reward_model(chain.artifact("judge"), CPU), rows)
+    torch.testing.assert_close(last_token_scores(judge, rows), alone, rtol=0, atol=1e-5)
+    assert sum(p.numel() for p in judge.parameters()) == 32
+    torch.testing.assert_close(said(load_causal_lm(chain.artifact("policy"), CPU)), said(stranger(chain, "policy")), rtol=0, atol=1e-5)
