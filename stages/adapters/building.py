@@ -197,5 +197,9 @@ def described(model: Any, config: AdapterSpec) -> str:
 
 def merged(model: Any) -> Any:
     """The base model with every active adapter's update added to its weights in fp32. The peft model is used up."""
+    from stages.adapters.quantised import is_quantised, merged_dequantised
+
+    if is_quantised(model.get_base_model()):
+        return merged_dequantised(model)
     adapters = list(model.base_model.active_adapters)
     return model.float().merge_and_unload(safe_merge=True, adapter_names=adapters)

@@ -69,10 +69,6 @@ def _prompt(adapter: AdapterSpec | None) -> bool:
     return adapter is not None and adapter.family == "prompt"
 
 
-def _dora(adapter: AdapterSpec | None) -> bool:
-    return isinstance(adapter, LowRank) and adapter.dora
-
-
 def _saved(adapter: AdapterSpec | None) -> tuple[str, ...]:
     return adapter.modules_to_save if isinstance(adapter, LowRank) else ()
 
@@ -100,6 +96,12 @@ def _unlike(situation: Situation) -> str | None:
 
 RULES: tuple[Rule, ...] = (
     Rule(
+        "a prompt kind in pretraining",
+        "virtual tokens steer what a model knows and cannot hold what pretraining teaches",
+        "use a LoRA kind, or train all weights",
+        lambda s: _prompt(s.own) and s.task == "pretrain",
+    ),
+    Rule(
         "a prompt kind (prefix, P-tuning, prompt) with `merge`",
         "virtual tokens are no weights, so that nothing can be merged into the base",
         "say hand_over: continue, or use a LoRA kind",
@@ -114,16 +116,16 @@ RULES: tuple[Rule, ...] = (
         "adapter.hand_over",
     ),
     Rule(
-        "a prompt kind in pretraining",
-        "virtual tokens steer what a model knows and cannot hold what pretraining teaches",
-        "use a LoRA kind, or train all weights",
-        lambda s: _prompt(s.own) and s.task == "pretrain",
-    ),
-    Rule(
         "a prompt kind with `hardware.gradient_checkpointing`",
         "virtual tokens lie in the key-value cache, which a recomputed layer does not get",
         "set hardware.gradient_checkpointing: false, or use a LoRA kind",
         lambda s: _prompt(s.own) and s.checkpointing,
+    ),
+    Rule(
+        "QLoRA in pretraining from scratch",
+        "a new model has no trained weights to hold in four bits",
+        "train all weights",
+        lambda s: isinstance(s.own, QLora) and s.from_scratch,
     ),
     Rule(
         "QLoRA with `merge` and without `dequantise`",
@@ -131,12 +133,6 @@ RULES: tuple[Rule, ...] = (
         "say dequantise: true to hand on the base as its four bits read, or hand_over: stack",
         lambda s: isinstance(s.own, QLora) and _policy(s) == "merge" and not s.own.dequantise,
         "adapter.hand_over",
-    ),
-    Rule(
-        "QLoRA in pretraining from scratch",
-        "a new model has no trained weights to hold in four bits",
-        "train all weights",
-        lambda s: isinstance(s.own, QLora) and s.from_scratch,
     ),
     Rule(
         "`init: pissa` or `olora` with `stack` or `continue`",
@@ -189,12 +185,6 @@ RULES: tuple[Rule, ...] = (
         "peft keeps one family of adapters in a model, on one form of its base",
         "say hand_over: merge there",
         lambda s: _stacks(s) and any(type(adapter) is not type(s.own) for adapter in s.carried.adapters),
-    ),
-    Rule(
-        "DoRA in a stack",
-        "DoRA's magnitudes belong to one weight, and with another adapter on it they are taken of the base without it",
-        "say hand_over: merge there",
-        lambda s: _stacks(s) and (_dora(s.own) or any(map(_dora, s.carried.adapters))),
     ),
     Rule(
         "a stack on `modules_to_save`",

@@ -125,6 +125,10 @@ class QLora(LowRank):
     def _plain(self) -> Self:
         if self.moves_base:
             raise ValueError(f"init: {self.init} rewrites the base's weights, and four bits cannot hold the rest; leave it out")
+        if self.dora and self.hand_over == "merge":
+            raise ValueError(
+                "dora's magnitudes cannot be merged into a base of four bits; say hand_over: stack or continue, or leave dora out"
+            )
         return self
 
 

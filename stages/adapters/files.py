@@ -8,7 +8,7 @@ import torch
 
 from stages.adapters.bases import WEIGHTS, Base, base_of, folders_of, name_base, tokenizer_digest, weights_digest
 from stages.adapters.building import Task, add_adapter, parameters_of
-from stages.adapters.config import AdapterSpec, settings_of
+from stages.adapters.config import AdapterSpec, QLora, settings_of
 from stages.contract import Adapters, StageError
 
 ENCODER = "prompt_encoder.safetensors"
@@ -113,3 +113,8 @@ def _without_start(config: AdapterSpec) -> AdapterSpec:
 
 def earlier_settings(adapters: Adapters) -> list[AdapterSpec]:
     return [settings_of(one) for one in adapters.settings]
+
+
+def quantised_in(adapters: Adapters) -> QLora | None:
+    """The settings by which an artifact's base is held in four bits; None for one that is held whole."""
+    return next((one for one in earlier_settings(adapters) if isinstance(one, QLora)), None)

@@ -26,6 +26,7 @@ KINDS: Mapping[str, AdapterSpec] = {
     "prompt": Prompt(),
 }
 LATER = ("LoRA", "rsLoRA", "DoRA", "QLoRA", "IA3", "prefix", "P-tuning", "prompt")
+TASKS: tuple[Task, ...] = ("sft", "reward")
 STAGES: Mapping[str, tuple[Task, bool]] = {
     "pretrain, new model": ("pretrain", True),
     "pretrain, going on": ("pretrain", False),
@@ -37,7 +38,7 @@ STAGES: Mapping[str, tuple[Task, bool]] = {
 
 def tables() -> str:
     """Everything between the marks."""
-    return "\n\n".join([_by_stage(), _handed_on("sft"), _handed_on("reward"), _elsewhere(), _reasons()])
+    return "\n\n".join([_by_stage(), _handed_on(), _elsewhere(), _reasons()])
 
 
 def _by_stage() -> str:
@@ -54,21 +55,20 @@ def _by_stage() -> str:
     )
 
 
-def _handed_on(task: Task) -> str:
-    """What a stage may train on an adapter that was handed on unmerged."""
+def _handed_on() -> str:
+    """What a stage may train on an adapter that was handed on unmerged: two verdicts where a reward model's differs."""
     rows = []
     for label, earlier in KINDS.items():
         for policy in POLICIES[1:]:
             before = _with(earlier, policy)
-            if refusal(Situation("sft", before)) is not None:
+            if refusal(Situation("sft", before)) is not None or label.endswith("`dequantise`"):
                 continue
             carried = Carried((before,))
-            full = _verdict(Situation(task, None, carried))
-            later = [_verdict(Situation(task, _later(name, earlier, policy), carried)) for name in LATER]
-            rows.append([label, f"`{policy}`", full, *later])
-    return f"What a {task} stage may train on a model whose adapter was handed on (after `merge`, anything):\n\n" + _table(
-        ["earlier", "policy", "all weights", *LATER], rows
-    )
+            own = [None, *(_later(name, earlier, policy) for name in LATER)]
+            verdicts = [[_verdict(Situation(task, one, carried)) for task in TASKS] for one in own]
+            rows.append([label, f"`{policy}`", *(texts[0] if texts[0] == texts[1] else " / ".join(texts) for texts in verdicts)])
+    told = "What a stage may train on a model whose adapter was handed on (after `merge`, anything); two words where a language model and a reward model differ:\n\n"
+    return told + _table(["earlier", "policy", "all weights", *LATER], rows)
 
 
 def _elsewhere() -> str:

@@ -31,6 +31,21 @@ def is_quantised(model: Any) -> bool:
     return bool(getattr(model, "is_loaded_in_4bit", False))
 
 
-def dequantised(model: Any) -> Any:
-    """The whole model in fp32, its weights as the four bits read."""
-    return model.dequantize().float()
+def merged_dequantised(model: Any) -> Any:
+    """A whole model in fp32: the base as its four bits read, which the adapter was trained on, and the adapter's updates added to it.
+
+    Ours, because peft merges into the four bits, which rounds the update away. The peft model is used up.
+    """
+    from stages.adapters.combining import updates
+
+    total: dict[str, torch.Tensor] = {}
+    for name in model.base_model.active_adapters:
+        for key, delta in updates(model, name).items():
+            place = key.removeprefix("base_model.model.")
+            total[place] = total.get(place, 0) + delta
+    whole = model.unload().dequantize().float()
+    with torch.no_grad():
+        for place, delta in total.items():
+            weight = whole.get_submodule(place).weight
+            weight.add_(delta.to(weight.device))
+    return whole

@@ -10,8 +10,8 @@ from torch import Tensor
 from data.chat import end_ids
 from stages.adapters.bases import folders_of
 from stages.adapters.start import Kept
-from stages.contract import Adapters, Artifact, StageError
-from stages.core.models import STRICT, context_of
+from stages.contract import Adapters, Artifact, Hardware, StageError
+from stages.core.models import STRICT, context_of, device_of
 from stages.core.parity import MERGE, beyond, fixed_ids, outputs, probe
 from stages.core.publishing import publish
 
@@ -75,12 +75,15 @@ def save_artifact(
 def merged_and_compared(model: Any) -> tuple[Any, float]:
     """A peft model with its adapters merged, and by how much that changed its outputs. Raises StageError if by more than rounding."""
     from stages.adapters.building import merged
+    from stages.adapters.quantised import is_quantised
 
     ids = fixed_ids(model)
     before = outputs(model, ids)
+    # A base of four bits multiplies in half precision, which the merged one does not.
+    dtype = torch.bfloat16 if is_quantised(model.get_base_model()) else torch.float32
     model = merged(model).eval()
     difference = float((outputs(model, ids) - before).abs().max())
-    if beyond(before, difference, times=MERGE):
+    if beyond(before, difference, dtype, times=MERGE):
         raise StageError(f"merging the adapter changed the model's outputs by {difference:.3g}; the checkpoint is kept")
     return model, difference
 
@@ -125,7 +128,12 @@ def stranger(folder: Path, kind: str, on: tuple[Path, Adapters] | None = None) -
         return loader.from_pretrained(folder, **options)
     from peft import PeftModel
 
+    from stages.adapters.files import quantised_in
+    from stages.adapters.quantised import options_of
+
     base, adapters = on
+    if (quantised := quantised_in(adapters)) is not None:
+        options |= options_of(quantised, device_of(Hardware()))
     model, where = loader.from_pretrained(base, **options), {"torch_device": "cpu"}
     if kind == "reward-model":
         model.config.pad_token_id = _pad(folder)

@@ -1,7 +1,6 @@
 """Loading and making models and tokenizers: local files only, safetensors only, no remote code, weights kept in fp32, packed rows isolated."""
 
 import os
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -72,12 +71,12 @@ def load_causal_lm(path: Path, hardware: Hardware) -> Any:
 
     Raises DataError where the folder holds none, or an adapter without its base.
     """
-    return _resolved(path, "CAUSAL_LM", lambda folder: load_base(folder, hardware, "CAUSAL_LM"))
+    return _resolved(path, hardware, "CAUSAL_LM")
 
 
 def load_reward_model(path: Path, hardware: Hardware) -> Any:
     """A sequence classifier with one score, likewise; from a causal model the head is new, all zero."""
-    return _resolved(path, "SEQ_CLS", lambda folder: load_base(folder, hardware, "SEQ_CLS"))
+    return _resolved(path, hardware, "SEQ_CLS")
 
 
 def load_start(path: Path, hardware: Hardware, adapter: AdapterSpec | None, task: Literal["CAUSAL_LM", "SEQ_CLS"]) -> Any:
@@ -98,16 +97,17 @@ def load_base(path: Path, hardware: Hardware, task: Literal["CAUSAL_LM", "SEQ_CL
     return _load(kind, path, **options).to(device_of(hardware)).eval()
 
 
-def _resolved(path: Path, task: Literal["CAUSAL_LM", "SEQ_CLS"], load: Callable[[Path], Any]) -> Any:
+def _resolved(path: Path, hardware: Hardware, task: Literal["CAUSAL_LM", "SEQ_CLS"]) -> Any:
     from stages.adapters.bases import adapters_in
     from stages.adapters.building import merged
-    from stages.adapters.files import load_adapters
+    from stages.adapters.files import load_adapters, quantised_in
 
     found = adapters_in(path)
     if found is None:
-        return load(path)
-    model = load_adapters(path, found, load, task)
-    return model if has_prompt(model) else merged(model).eval()
+        return load_base(path, hardware, task)
+    quantised = quantised_in(found)
+    model = load_adapters(path, found, lambda folder: load_base(folder, hardware, task, quantised), task)
+    return model if has_prompt(model) or quantised else merged(model).eval()
 
 
 def _load(kind: Any, path: Path, **options: Any) -> Any:

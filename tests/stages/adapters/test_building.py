@@ -4,15 +4,7 @@ import torch
 from stages.adapters.building import add_adapter, merged, target_modules
 from stages.adapters.config import Lora
 from stages.contract import StageError
-
-
-def disturbed(model):
-    """An adapter that does something."""
-    torch.manual_seed(1)
-    for name, parameter in model.named_parameters():
-        if "lora_B" in name:
-            torch.nn.init.normal_(parameter, std=0.1)
-    return model.eval()
+from tests.stages.adapters.made import disturbed
 
 
 @pytest.mark.parametrize("targets", ["attention", "all-linear", ("q_proj", "down_proj")])
@@ -66,3 +58,72 @@ def test_a_reward_models_score_head_trains_beside_the_adapter(llama, base_folder
     ids = torch.randint(10, 300, (2, 9))
     expected = model(input_ids=ids).logits
     torch.testing.assert_close(merged(model).eval()(input_ids=ids).logits, expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "more",
+    [{"rslora": True}, {"dora": True}, {"init": "gaussian"}, {"init": "orthogonal"}, {"init": "pissa"}, {"init": "olora"}],
+    ids=lambda more: "-".join(map(str, more.values())),
+)
+def test_every_sort_of_lora_starts_as_its_base_and_merges_to_what_it_was(llama, more):
+    ids = torch.randint(10, 300, (2, 9))
+    model = add_adapter(llama(), Lora(rank=4, **more), "CAUSAL_LM")
+    torch.testing.assert_close(model.eval()(input_ids=ids).logits, llama().eval()(input_ids=ids).logits, rtol=0, atol=1e-4)
+    model = disturbed(model)
+    expected = model(input_ids=ids).logits
+    torch.testing.assert_close(merged(model).eval()(input_ids=ids).logits, expected, rtol=0, atol=1e-4)
+
+
+def test_whole_layers_may_be_kept_with_an_adapter_unless_they_are_tied(llama):
+    with pytest.raises(StageError, match=r"adapter.modules_to_save: 'embed_tokens' shares its weights"):
+        add_adapter(llama(), Lora(rank=4, modules_to_save=("embed_tokens",)), "CAUSAL_LM")
+    model = add_adapter(llama(tied_embeddings=False), Lora(rank=4, modules_to_save=("lm_head",)), "CAUSAL_LM")
+    assert any("lm_head" in name for name, p in model.named_parameters() if p.requires_grad)
+
+
+def test_a_regex_matches_whole_names_and_one_that_matches_none_is_told(llama):
+    found = target_modules(llama(), r"regex:model\.layers\.1\..*q_proj")
+    assert found == ["model.layers.1.self_attn.q_proj"]
+    again = add_adapter(
+        add_adapter(llama(), Lora(rank=2), "CAUSAL_LM", name="first"), Lora(rank=2, targets="attention"), "CAUSAL_LM", name="second"
+    )
+    assert {name.rsplit(".", 3)[-3] for name, p in again.named_parameters() if ".second." in name} == {"lora_A", "lora_B"}
+    with pytest.raises(StageError, match="no layer's whole name matches 'nothing'"):
+        target_modules(llama(), "regex:nothing")
+    with pytest.raises(StageError, match="shares its weights"):
+        target_modules(llama(), r"regex:.*lm_head")
+
+
+def test_lora_plus_lets_b_learn_at_a_multiple_of_the_rate(llama):
+    from stages.core.config import Optimizer
+    from stages.core.schedules import adamw
+
+    model = add_adapter(llama(), Lora(rank=4, plus_ratio=16.0), "CAUSAL_LM")
+    groups = adamw([model], Optimizer(learning_rate=1e-3)).param_groups
+    rates = {id(p): group["lr"] for group in groups for p in group["params"]}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            assert rates[id(parameter)] == pytest.approx(1.6e-2 if "lora_B" in name else 1e-3), name
+
+
+@pytest.mark.parametrize(("first", "second"), [(False, True), (True, False), (True, True)])
+def test_a_stack_with_dora_begins_where_the_first_ended_and_merges_as_a_whole(llama, first, second):
+    ids = torch.randint(10, 300, (2, 9))
+    model = disturbed(add_adapter(llama(), Lora(rank=4, dora=first), "CAUSAL_LM", name="first"), "first")
+    before = model(input_ids=ids).logits
+    model = add_adapter(model, Lora(rank=4, dora=second), "CAUSAL_LM", name="second").eval()
+    torch.testing.assert_close(model(input_ids=ids).logits, before, rtol=0, atol=1e-5)
+    expected = disturbed(model, "second")(input_ids=ids).logits
+    torch.testing.assert_close(merged(model).eval()(input_ids=ids).logits, expected, rtol=0, atol=1e-4)
+
+
+def test_prompt_tuning_starts_as_the_words_it_is_given(llama, tokenizer):
+    from data.errors import DataError
+    from stages.adapters.config import Prompt
+
+    model = add_adapter(llama(), Prompt(tokens=5, text="the cat"), "CAUSAL_LM", tokenizer=tokenizer)
+    ids = tokenizer("the cat", add_special_tokens=False)["input_ids"]
+    expected = model.get_input_embeddings().weight[(ids * 5)[:5]]
+    assert torch.equal(model.prompt_encoder["default"].embedding.weight, expected)
+    with pytest.raises(DataError, match="no tokenizer"):
+        add_adapter(llama(), Prompt(tokens=5, text="the cat"), "CAUSAL_LM")
