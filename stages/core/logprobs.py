@@ -76,15 +76,17 @@ class TokenLogprobs(nn.Module):
         self.temperature = temperature
         self.dtype = dtype
         self.softcap: float | None = getattr(model.config, "final_logit_softcapping", None)
+        self.rounds: Callable[[int], int] = lambda own: own
+        """How often the head is asked in place of as often as is needed, where several processes hold its weights together."""
         self.kept: dict[int, tuple[Tensor, Tensor]] | None = None
         """Where another head reads along: hidden states of the last passes with gradients, detached, by the batch that they are of."""
 
-    def forward(self, batch: Batch, with_entropy: bool = False) -> tuple[Tensor, Tensor | None]:
-        """Log-probability of every target and, if asked, the entropy of its distribution: (N) float32 each, at the sampling temperature."""
+    def forward(self, batch: Batch, with_entropy: bool = False, temperature: float | None = None) -> tuple[Tensor, Tensor | None]:
+        """Log-probability of every target and, if asked, the entropy of its distribution: (N) float32 each, at the sampling or another temperature."""
         hidden_NH = self.hidden(batch)
         if self.kept is not None and torch.is_grad_enabled():
             self.kept[id(batch.ids_BL)] = (batch.ids_BL, hidden_NH.detach())  # holding the batch, so that no other gets its id
-        return self.of_hidden(hidden_NH, batch.target_N, with_entropy)
+        return self.of_hidden(hidden_NH, batch.target_N, with_entropy, temperature)
 
     def hidden(self, batch: Batch) -> Tensor:
         """The trunk's last hidden states before each target: (N, H)."""
@@ -97,26 +99,36 @@ class TokenLogprobs(nn.Module):
         found = self.kept.pop(id(batch.ids_BL), None) if self.kept is not None else None
         return None if found is None else found[1]
 
-    def of_hidden(self, hidden_NH: Tensor, target_N: Tensor, with_entropy: bool = False) -> tuple[Tensor, Tensor | None]:
+    def of_hidden(
+        self, hidden_NH: Tensor, target_N: Tensor, with_entropy: bool = False, temperature: float | None = None
+    ) -> tuple[Tensor, Tensor | None]:
         """As `forward`, from the hidden states."""
         head = self.model.get_output_embeddings()
-        step = max(1, LOGITS_AT_ONCE // head.weight.shape[0])
-        if hidden_NH.size(0) <= step:
-            return self._of_hidden(hidden_NH, target_N, head, with_entropy)
+        temperature = self.temperature if temperature is None else temperature
+        step = max(1, LOGITS_AT_ONCE // getattr(head.weight, "ds_shape", head.weight.shape)[0])  # in shards it has no shape of its own
+        pieces = list(zip(torch.split(hidden_NH, step), torch.split(target_N, step), strict=True))
+        idle = self.rounds(len(pieces)) - len(pieces)
+        if len(pieces) + idle == 1:
+            return self._of_hidden(hidden_NH, target_N, head, with_entropy, temperature)
         parts = [
             # Recomputed in the backward pass: kept, the chunks' logits would add up to the whole again.
-            checkpoint(self._of_hidden, hidden, target, head, with_entropy, use_reentrant=False)
-            for hidden, target in zip(torch.split(hidden_NH, step), torch.split(target_N, step), strict=True)
+            checkpoint(self._of_hidden, hidden, target, head, with_entropy, temperature, use_reentrant=False)
+            for hidden, target in pieces + pieces[:1] * idle
         ]
-        return torch.cat([part[0] for part in parts]), torch.cat([part[1] for part in parts]) if with_entropy else None
+        logp_N = torch.cat([part[0] for part in parts[: len(pieces)]])
+        for part in parts[len(pieces) :]:  # in the graph, so that the backward pass asks the head as often too
+            logp_N = logp_N + 0.0 * part[0].sum()
+        return logp_N, torch.cat([part[1] for part in parts[: len(pieces)]]) if with_entropy else None
 
-    def _of_hidden(self, hidden_NH: Tensor, target_N: Tensor, head: nn.Module, with_entropy: bool) -> tuple[Tensor, Tensor | None]:
+    def _of_hidden(
+        self, hidden_NH: Tensor, target_N: Tensor, head: nn.Module, with_entropy: bool, temperature: float
+    ) -> tuple[Tensor, Tensor | None]:
         with arithmetic(hidden_NH.device, self.dtype):
             logits_NV = head(hidden_NH)
         logits_NV = logits_NV.float()
         if self.softcap is not None:
             logits_NV = torch.tanh(logits_NV / self.softcap) * self.softcap
-        return chosen_logprobs(logits_NV, target_N, self.temperature, with_entropy)
+        return chosen_logprobs(logits_NV, target_N, temperature, with_entropy)
 
 
 def chosen_logprobs(logits_NV: Tensor, target_N: Tensor, temperature: float, with_entropy: bool = False) -> tuple[Tensor, Tensor | None]:
@@ -170,8 +182,13 @@ class Sweep:
             yield rows, batch_of([self.prompts[i] for i in rows], [self.completions[i] for i in rows], self.device)
 
     @torch.no_grad()
-    def over(self, forward: Callable[[Batch], tuple[Tensor | None, ...]]) -> tuple[Tensor, ...]:
-        """Every output of `forward` (each (N) of its micro-batch) as (B, T) float32 on the CPU, 0 where masked. No gradients."""
+    def over(
+        self, forward: Callable[[Batch], tuple[Tensor | None, ...]], rounds: Callable[[int], int] = lambda own: own
+    ) -> tuple[Tensor, ...]:
+        """Every output of `forward` (each (N) of its micro-batch) as (B, T) float32 on the CPU, 0 where masked. No gradients.
+
+        `rounds` says how many passes to make in place of as many as are needed; what is asked only to be there is asked again and dropped.
+        """
         mask_BT = self.mask_BT
         found: list[Tensor] = []
         for rows, batch in self.batches():
@@ -181,6 +198,9 @@ class Sweep:
                 part_BT = torch.zeros(len(rows), mask_BT.size(1))
                 part_BT[mask_BT[rows]] = output_N.float().cpu()
                 whole_BT[rows] = part_BT
+        batches = list(self.batches())
+        for _ in range(rounds(len(batches)) - len(batches)):
+            forward(batches[0][1])
         return tuple(found)
 
 

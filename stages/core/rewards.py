@@ -55,9 +55,11 @@ class ModelScorer:
     mean: float = 0.0
     std: float = 1.0
     micro_batch: int | None = None
+    rounds: Callable[[int], int] = lambda own: own
+    """As in `last_token_scores`."""
 
     def score(self, answers: Answers) -> dict[str, np.ndarray]:
-        scores = last_token_scores(self.model, self.queries(answers), self.micro_batch)
+        scores = last_token_scores(self.model, self.queries(answers), self.micro_batch, self.rounds)
         return {"": (scores.double().numpy() - self.mean) / self.std}
 
     def queries(self, answers: Answers) -> list[list[int]]:
@@ -101,11 +103,17 @@ def ended(completion: Completion, end_of_turn: int) -> list[int]:
 
 
 @torch.no_grad()
-def last_token_scores(model: Any, rows: Sequence[Sequence[int]], micro_batch: int | None = None) -> Tensor:
-    """Scores (B) float32 on the CPU of a sequence classifier at the last token of each row, whatever the padding and the pad id."""
+def last_token_scores(
+    model: Any, rows: Sequence[Sequence[int]], micro_batch: int | None = None, rounds: Callable[[int], int] = lambda own: own
+) -> Tensor:
+    """Scores (B) float32 on the CPU of a sequence classifier at the last token of each row, whatever the padding and the pad id.
+
+    `rounds` says how many passes to make in place of as many as are needed, for a model that several processes hold together.
+    """
     scores_B = torch.zeros(len(rows))
     device = next(model.parameters()).device
-    for batch in cut([len(row) for row in rows], micro_batch):
+    batches = cut([len(row) for row in rows], micro_batch)
+    for batch in [*batches, *batches[:1] * (rounds(len(batches)) - len(batches))]:
         longest = max(len(rows[i]) for i in batch)
         ids = torch.tensor([[*rows[i], *[0] * (longest - len(rows[i]))] for i in batch], device=device)
         last = torch.tensor([len(rows[i]) - 1 for i in batch], device=device)

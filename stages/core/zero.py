@@ -5,7 +5,7 @@ are stored in fp32 under every stage and multiplied in the precision of the reci
 computes does not depend on how it is sharded.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -59,6 +59,24 @@ def is_sharded(module: nn.Module) -> bool:
     return any(hasattr(parameter, "ds_id") for parameter in module.parameters())
 
 
+def shards(parameter: nn.Parameter) -> torch.Tensor:
+    """This process's part of a parameter under ZeRO-3; otherwise all of it."""
+    part: torch.Tensor = getattr(parameter, "ds_tensor", parameter)
+    return part
+
+
+def put_shards(module: nn.Module, weights: Mapping[str, torch.Tensor]) -> None:
+    """Take over, by name, what `shards` gave. Every process must call it."""
+    with torch.no_grad():
+        own: dict[str, Any] = dict(module.named_parameters())
+        for name in [name for name in own if name in weights]:
+            parameter = own[name]
+            shards(parameter).copy_(weights[name])
+            if getattr(parameter, "ds_persist", False):  # small ones are kept whole on every process as well
+                parameter.partition()
+                parameter.all_gather()
+
+
 def size_of_state(model: Any, *, sharded: bool) -> int:
     """Bytes of a checkpoint: fp32 weights, and two moments for each that trains; DeepSpeed adds a master copy of those."""
     sizes = [(int(getattr(p, "ds_numel", p.numel())), p.requires_grad) for p in model.parameters()]
@@ -67,7 +85,7 @@ def size_of_state(model: Any, *, sharded: bool) -> int:
 
 
 def make_whole(model: Any, probe: Callable[[], torch.Tensor], *, keep: bool) -> None:
-    """End of training: a sharded model becomes a plain one again, in CPU memory, on the processes that `keep` it; on the others it has no weights.
+    """End of training: a sharded model becomes a plain one again, in CPU memory, on the processes that `keep` it; on the others it has shapes alone.
 
     One parameter at a time is gathered, so no process ever holds more than it keeps. Every process must call it. Nothing happens to a model
     that is not sharded. The engine is of no use afterwards.
@@ -92,7 +110,7 @@ def make_whole(model: Any, probe: Callable[[], torch.Tensor], *, keep: bool) -> 
 
 @torch.no_grad()
 def _asked(model: Any, probe: Callable[[], torch.Tensor]) -> torch.Tensor:
-    with torch.autocast(model.device.type, enabled=False):
+    with torch.autocast(next(model.parameters()).device.type, enabled=False):
         return probe().float().cpu()
 
 
@@ -108,10 +126,11 @@ def _gather(model: nn.Module, keep: bool) -> None:
         for name, parameter in held.items():
             if parameter is not None and id(parameter) not in plain:
                 with GatheredParameters([parameter]):
-                    data = parameter.detach().cpu().clone() if keep else torch.empty(0)
+                    data = parameter.detach().cpu().clone() if keep else torch.empty_like(parameter, device="meta")
                 plain[id(parameter)] = nn.Parameter(data, requires_grad=parameter.requires_grad)
             held[name] = None if parameter is None else plain[id(parameter)]
         inner._parameters = held
         for hooks in ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks"):
             getattr(inner, hooks).clear()
-    model.cpu()  # buffers
+        for name, buffer in inner._buffers.items():
+            inner._buffers[name] = None if buffer is None else buffer.cpu()

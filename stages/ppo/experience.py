@@ -94,7 +94,7 @@ def collect(
     completions = [completion.ids for completion in rollout.completions]
     sweep = Sweep(rollout.prompt_ids, completions, micro_batch, next(players.policy.module.parameters()).device)
 
-    logp_BT, entropy_BT, reference_BT, values_BT = sweep.over(players.look)
+    logp_BT, entropy_BT, reference_BT, values_BT = sweep.over(players.look, ranks.most)
     mask_BT = sweep.mask_BT
     score_B = learned_B = answer_scores(rollout, config, torch.from_numpy(rollout.scores.total).float())
     if running is not None:

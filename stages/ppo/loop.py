@@ -86,7 +86,13 @@ class Training:
 
         def met(error: NotFiniteError, rows: list[int], minibatch: int) -> None:
             self.saver.finish()
-            trouble.meet(step + 1, str(error), answers_told(trouble, rollout, rows, step + 1, minibatch), part=minibatch)
+            trouble.meet(
+                step + 1,
+                str(error),
+                answers_told(trouble, rollout, rows, step + 1, minibatch),
+                part=minibatch,
+                may_skip=self.players.policy.may_skip,
+            )
 
         for player in (self.players.policy, self.players.critic):
             player.lowered = trouble.factor(step)
@@ -109,10 +115,16 @@ class Training:
         self.saver.save(step, lambda partial: self._write(partial, step), self.watch.score())
 
     def _write(self, partial: Path, step: int) -> None:
-        if self.ranks.first:
+        for player in (self.players.policy, self.players.critic):
+            player.save(partial)
+        if self.ranks.first or self.players.in_shards:
             state = {"step": step, "coefficient": self.kl.coefficient, "told": self.watch.told, **self.players.state()}
             state |= {"keeping": self.keeping.state(), "running": asdict(self.running) if self.running else None}
-            torch.save(state, partial / "ppo.pt")
+            torch.save(state, partial / self._file)
+
+    @property
+    def _file(self) -> str:
+        return f"ppo-{self.ranks.rank}.pt" if self.players.in_shards else "ppo.pt"
 
     def resume(self) -> int:
         """Take over the newest whole checkpoint; the number of steps that are done."""
@@ -123,9 +135,11 @@ class Training:
             return 0
         if (note := checkpoints.check_ground(newest, self.saver.ground)) is not None:
             print(note, flush=True)
-        state = torch.load(newest / "ppo.pt", weights_only=True, map_location="cpu")
+        state = torch.load(newest / self._file, weights_only=True, map_location="cpu")
         if state["step"] != checkpoints.step_of(newest):
             raise StageError(f"{newest} holds step {state['step']}; delete it to go on from the one before")
+        for player in (self.players.policy, self.players.critic):
+            player.restore(newest)
         self.players.load(state)
         self.kl.coefficient = state["coefficient"]
         self.keeping.load(state["keeping"])

@@ -1,7 +1,7 @@
 """The pretraining mix of PPO-ptx (Ouyang et al. 2022, eq. 2): beside each policy step, the likelihood of text, so that what the rewards never ask
 about is not forgotten."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -25,6 +25,8 @@ class Mix:
     """The policy's model at temperature 1: text is learned as it is written, at whatever temperature answers are drawn."""
     seed: int
     ranks: Ranks
+    learn: Callable[[Tensor], None] = Tensor.backward
+    """Adds the gradients of a loss."""
 
     def backward(self, step: int, micro_batch: int | None = None) -> Tensor:
         """Add the gradient of coefficient x mean -log p per token over this step's documents; this process's share of that mean, detached."""
@@ -33,9 +35,11 @@ class Mix:
         mine = chosen[self.ranks.rank :: self.ranks.size]
         device = next(self.policy.parameters()).device
         total = torch.zeros((), device=device)
-        for rows in cut([len(ids) for ids in mine], micro_batch, TOKENS_AT_ONCE) if mine else []:
-            batch = batch_of([mine[i][:1] for i in rows], [mine[i][1:] for i in rows], device)
-            nats = -self.policy(batch)[0].sum() / tokens
-            (self.coefficient * nats).backward()
+        parts = [[mine[i] for i in rows] for rows in cut([len(ids) for ids in mine], micro_batch, TOKENS_AT_ONCE)] if mine else []
+        for number in range(self.ranks.most(len(parts))):
+            part = parts[number] if number < len(parts) else chosen[:1]  # only to be there
+            batch = batch_of([ids[:1] for ids in part], [ids[1:] for ids in part], device)
+            nats = -self.policy(batch)[0].sum() / tokens * (number < len(parts))
+            self.learn(self.coefficient * nats)
             total += nats.detach()
         return total

@@ -7,7 +7,9 @@ of an update would not be 1. The reference is a frozen copy, or, where an adapte
 import copy
 import math
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 import torch
@@ -18,6 +20,7 @@ from stages.contract import StageError
 from stages.core.config import Optimizer
 from stages.core.logprobs import Batch, TokenLogprobs, TokenValues
 from stages.core.schedules import adamw, learning_rate_factor
+from stages.core.zero import put_shards, shards
 from stages.ppo.ranks import Ranks
 from stages.ppo.sharing import HeadOnTrunk
 
@@ -35,26 +38,48 @@ class NotFiniteError(StageError):
 class Player:
     """A module that learns by AdamW. Gradients gather until `step`."""
 
+    may_skip = True
+    """Whether a gradient that is not finite is found before anything has moved."""
+
     def __init__(self, name: str, module: nn.Module, settings: Optimizer, planned: int, ranks: Ranks) -> None:
         self.name, self.module, self.settings, self.ranks = name, module, settings, ranks
         self.planned, self.taken = max(planned, 1), 0
         self.lowered = 1.0
         """What roll backs have made of the learning rate."""
-        self.optimizer = adamw([module], settings)
+        self.optimizer: Any = adamw([module], settings)
 
     @property
     def size(self) -> int:
         """Bytes of its weights in fp32."""
-        return 4 * sum(parameter.numel() for parameter in self.module.parameters())
+        return 4 * sum(getattr(parameter, "ds_numel", parameter.numel()) for parameter in self.module.parameters())
 
     @property
     def size_of_state(self) -> int:
         """Bytes of its part of a checkpoint: weights that train, and two moments of each."""
-        return 12 * sum(parameter.numel() for parameter in self.module.parameters() if parameter.requires_grad)
+        return 12 * sum(
+            getattr(parameter, "ds_numel", parameter.numel()) for parameter in self.module.parameters() if parameter.requires_grad
+        )
 
     @property
     def learning_rate(self) -> float:
         return self.settings.learning_rate * learning_rate_factor(self.taken, self.planned, self.settings) * self.lowered
+
+    def __call__(self, *inputs: Any, **named: Any) -> Any:
+        """The module's forward pass."""
+        return self.module(*inputs, **named)
+
+    def at(self, temperature: float) -> Any:
+        """A policy's log-probabilities at another temperature."""
+        assert isinstance(self.module, TokenLogprobs)  # noqa: S101 - only a policy is asked
+        return TokenLogprobs(self.module.model, temperature, self.module.dtype)
+
+    def backward(self, loss: Tensor) -> None:
+        """Add the gradients of this process's share of a loss."""
+        loss.backward()  # type: ignore[no-untyped-call]
+
+    def whole(self) -> AbstractContextManager[None]:
+        """In which this process has all weights, and may ask the module as often as it likes."""
+        return nullcontext()
 
     def step(self) -> float:
         """Sum gradients over processes, clip their global norm, step, forget them. Returns the norm before clipping; NotFiniteError if there is none."""
@@ -86,12 +111,16 @@ class Player:
 
     def put(self, weights: Mapping[str, Tensor]) -> None:
         """Take over what `weights` gave. Raises StageError where it is of other parameters."""
-        own = self.weights()
-        if own.keys() != weights.keys():
-            raise StageError(f"the checkpoint's {self.name} has other parameters than the model; start the stage anew")
+        own = self._check(weights)
         with torch.no_grad():
             for name, parameter in own.items():
                 parameter.copy_(weights[name])
+
+    def _check(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        own = self.weights()
+        if own.keys() != weights.keys():
+            raise StageError(f"the checkpoint's {self.name} has other parameters than the model; start the stage anew")
+        return own
 
     def state(self) -> dict[str, Any]:
         """What a checkpoint holds: weights that train, optimizer, place in the schedule."""
@@ -103,6 +132,12 @@ class Player:
         self.optimizer.load_state_dict(state["optimizer"])
         self.taken = state["taken"]
 
+    def save(self, folder: Path) -> None:
+        """Write what `state` does not hold; every process calls it."""
+
+    def restore(self, folder: Path) -> None:
+        """Take over what `save` wrote."""
+
 
 @dataclass
 class Players:
@@ -112,6 +147,9 @@ class Players:
     refreshed: bool = False
     """Whether the reference is no longer the policy of the start."""
 
+    in_shards: bool = False
+    """Whether a process holds only its shards of the players, and of what is remembered of them."""
+
     def look(self, batch: Batch) -> tuple[Tensor, Tensor | None, Tensor, Tensor]:
         """Log-probabilities, entropies, the reference's log-probabilities and values of a batch's targets, (N) each; what one forward pass can give, one gives."""
         policy, critic = self.policy.module, self.critic.module
@@ -119,25 +157,30 @@ class Players:
             hidden_NH = policy.hidden(batch)
             logp_N, entropy_N = policy.of_hidden(hidden_NH, batch.target_N, with_entropy=True)
             return logp_N, entropy_N, self.reference(batch)[0], critic.of_hidden(hidden_NH)
-        return *policy(batch, with_entropy=True), self.reference(batch)[0], critic(batch)
+        return *self.policy(batch, with_entropy=True), self.reference(batch)[0], self.critic(batch)
 
     def refresh_reference(self) -> None:
         """Make the policy, as it now is, the reference."""
         assert isinstance(self.reference, nn.Module)  # noqa: S101 - the settings refuse it with an adapter
-        self.reference.load_state_dict(self.policy.module.state_dict())
+        put_shards(self.reference, _weights(self.policy.module))
         self.refreshed = True
 
     def state(self) -> dict[str, Any]:
         """What a checkpoint holds; of the reference only what is not the start again."""
-        moved = {"reference": self.reference.state_dict()} if self.refreshed and isinstance(self.reference, nn.Module) else {}
+        moved = {"reference": _weights(self.reference)} if self.refreshed and isinstance(self.reference, nn.Module) else {}
         return {"policy": self.policy.state(), "critic": self.critic.state(), **moved}
 
     def load(self, state: dict[str, Any]) -> None:
         self.policy.load(state["policy"])
         self.critic.load(state["critic"])
         if "reference" in state and isinstance(self.reference, nn.Module):
-            self.reference.load_state_dict(state["reference"])
+            put_shards(self.reference, state["reference"])
             self.refreshed = True
+
+
+def _weights(module: nn.Module) -> dict[str, Tensor]:
+    """A module's weights, or this process's shards of them."""
+    return {name: shards(parameter).detach() for name, parameter in module.named_parameters()}
 
 
 def frozen_copy(policy: TokenLogprobs) -> TokenLogprobs:

@@ -4,7 +4,8 @@ Everything is a function of (seed, step, number of the sample in the rollout): n
 micro-batches nor the number of processes changes an answer.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -51,6 +52,8 @@ class Rollouts:
     sampling: Sampling
     seed: int
     ranks: Ranks
+    whole: Callable[[], AbstractContextManager[None]] = nullcontext
+    """In which the engine has all of the policy's weights."""
 
     def of_step(self, questions: Sequence[Question], batch: int, step: int) -> Rollout:
         """The answers of a training step: `batch` prompts in the order of the seed, each epoch its own permutation."""
@@ -65,14 +68,15 @@ class Rollouts:
 
     def answer(self, questions: Sequence[Question], samples: list[int], seeds: Sequence[int]) -> Rollout:
         prompt_ids = [question.ids for question in questions]
-        self.engine.sync()
-        completions = self.engine.generate(
-            prompt_ids,
-            seeds=seeds,
-            temperature=self.sampling.temperature,
-            max_new_tokens=self.sampling.max_new_tokens,
-            end_ids=self.end_ids,
-        )
+        with self.whole():
+            self.engine.sync()
+            completions = self.engine.generate(
+                prompt_ids,
+                seeds=seeds,
+                temperature=self.sampling.temperature,
+                max_new_tokens=self.sampling.max_new_tokens,
+                end_ids=self.end_ids,
+            )
         texts = self.tokenizer.batch_decode([said(completion) for completion in completions], skip_special_tokens=True)
         records = [question.record for question in questions]
         answers = Answers([r.messages for r in records], prompt_ids, completions, texts, [r.reference for r in records])

@@ -1,6 +1,6 @@
 """The PPO stage: load the players, let them play, save the policy."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from data.formats import Prompt, Text
 from data.records import read_records, split
 from stages.adapters.judge import judge_on
 from stages.adapters.start import Start, begin
-from stages.contract import Hardware, Job, Result
+from stages.contract import Hardware, Job, Result, StageError
 from stages.core.artifacts import save_artifact
 from stages.core.checkpoints import Ground, Saver
 from stages.core.divergence import Trouble
@@ -25,6 +25,7 @@ from stages.core.text import text_documents
 from stages.core.trackers import Trackers
 from stages.core.vllm import VLLM, check_vllm, plain_weights
 from stages.core.watchdog import watching
+from stages.core.zero import make_whole, zero_stage
 from stages.ppo.algorithm import KLController, RunningMoments
 from stages.ppo.config import PPO
 from stages.ppo.keeping import Keeping
@@ -33,13 +34,16 @@ from stages.ppo.mix import Mix
 from stages.ppo.players import AdapterOff, Player, Players, critic_from_scores, frozen_copy, without_dropout
 from stages.ppo.ranks import Ranks, join
 from stages.ppo.rollout import Question, Rollouts
+from stages.ppo.sharded import ShardedPlayer, judging, judging_rewards, probe_of
 from stages.ppo.sharing import AdapterLogprobs, AdapterValues, HeadOnTrunk, add_critic, without_critic
 from stages.ppo.watch import Watch
 
 
 def run(job: Job, config: PPO, hardware: Hardware) -> Result:
     """Improve the policy; leave it as a causal model, or its adapter, and say what became of reward and KL."""
-    ranks = join()
+    zero = zero_stage(hardware)
+    ranks = join(zero)
+    _possible(config, zero)
     if config.engine == "vllm":
         check_vllm()
     precision = choose_precision(hardware)
@@ -53,6 +57,7 @@ def run(job: Job, config: PPO, hardware: Hardware) -> Result:
     questions, held_out, notes = read_prompts(job, config, tokenizer, context_of(model))
     on_base = config.players == "shared-base"
     rewards = build_rewards(config.rewards, job, tokenizer, hardware, on_base=lambda path: judge_on(start, path) if on_base else None)
+    rewards = judging_rewards(rewards, hardware, ranks)
     players, how = build_players(job, config, hardware, start, tokenizer, ranks)
     micro_batch = hardware.micro_batch if isinstance(hardware.micro_batch, int) else None
     rollouts = Rollouts(
@@ -63,6 +68,7 @@ def run(job: Job, config: PPO, hardware: Hardware) -> Result:
         sampling=config.sampling,
         seed=job.seed,
         ranks=ranks,
+        whole=players.policy.whole,
     )
     watch = Watch(job.folder, config, rollouts, held_out, ranks, micro_batch, Trackers(job, writes=ranks.first))
     training = Training(
@@ -77,7 +83,7 @@ def run(job: Job, config: PPO, hardware: Hardware) -> Result:
         saver=saver_of(job, players, ranks),
         ranks=ranks,
         micro_batch=micro_batch,
-        mix=build_mix(job, config, tokenizer, players.policy.module, ranks),
+        mix=build_mix(job, config, tokenizer, players.policy, ranks),
         running=RunningMoments() if config.running_normalisation else None,
     )
     training.trouble = trouble = Trouble(job, first=ranks.first)
@@ -87,8 +93,10 @@ def run(job: Job, config: PPO, hardware: Hardware) -> Result:
         training.beat = dog.beat
         training.train(stop)
     kept, left = training.keeping.settle(players.policy, config.steps)
+    policy: Any = players.policy.module
+    make_whole(policy, lambda: probe_of(policy), keep=ranks.first)
     if ranks.first:
-        save_artifact(without_critic(players.policy.module.model), tokenizer, job.artifact, kind="causal-lm", kept=start.kept)
+        save_artifact(without_critic(policy.model), tokenizer, job.artifact, kind="causal-lm", kept=start.kept)
     ranks.wait()
     return Result(
         steps=config.steps,
@@ -103,7 +111,7 @@ def saver_of(job: Job, players: Players, ranks: Ranks) -> Saver:
     return Saver(
         job.folder / "checkpoints",
         job.checkpoints,
-        ground=Ground(ranks.size),
+        ground=Ground(ranks.size, zero_stage(job.hardware)),
         first=ranks.first,
         wait=ranks.wait,
         expected=players.policy.size_of_state + players.critic.size_of_state,
@@ -133,9 +141,28 @@ def build_players(job: Job, config: PPO, hardware: Hardware, start: Start, token
     for module in (policy_module, critic_module):
         _prepare(module, hardware)
     updates = config.epochs * config.minibatches
-    policy = Player("policy", policy_module, config.policy_optimizer, (config.steps - config.critic_warmup) * updates, ranks)
-    critic = Player("critic", critic_module.to(device), config.critic_optimizer, config.steps * updates, ranks)
-    return Players(policy, critic, reference), [*notes, how]
+    zero = zero_stage(hardware)
+    player: Callable[..., Player] = Player
+    if zero:
+        width = policy_module.model.config.get_text_config().hidden_size
+        policy_module.rounds = ranks.most
+        if isinstance(reference, TokenLogprobs):
+            reference.rounds = ranks.most
+        player = partial(ShardedPlayer, hardware=hardware, width=width)
+        reference = judging(reference, hardware, width) if isinstance(reference, TokenLogprobs) else reference
+        notes.append(f"policy and critic have a DeepSpeed engine each, ZeRO-{zero}")
+    policy = player("policy", policy_module, config.policy_optimizer, (config.steps - config.critic_warmup) * updates, ranks)
+    critic = player("critic", critic_module.to(device), config.critic_optimizer, config.steps * updates, ranks)
+    return Players(policy, critic, reference, in_shards=zero == 3), [*notes, how]
+
+
+def _possible(config: PPO, zero: int) -> None:
+    """Raises StageError for what ZeRO would compute wrongly."""
+    if zero and config.players != "separate":
+        raise StageError(
+            f"players: {config.players} cannot run under hardware.zero: {zero}, as players that share weights would share an engine: "
+            "set players: separate, or hardware.zero: 0"
+        )
 
 
 def _prepare(module: Any, hardware: Hardware) -> None:
@@ -185,16 +212,16 @@ def build_engine(folder: Path, config: PPO, policy: Any, ranks: Ranks, micro_bat
     return VLLM(folder, weights, context=context_of(policy.model), memory=config.engine_memory, processes=ranks.size)
 
 
-def build_mix(job: Job, config: PPO, tokenizer: Any, policy: Any, ranks: Ranks) -> Mix | None:
+def build_mix(job: Job, config: PPO, tokenizer: Any, policy: Player, ranks: Ranks) -> Mix | None:
     """The text that the policy goes on learning, if any."""
     if config.mix is None:
         return None
     found = read_records(config.mix.data, _files(job, "mix.data", config.mix.data), Text)
-    documents = text_documents(tokenizer, [record.text for record in found.records], context_of(policy.model))
+    documents = text_documents(tokenizer, [record.text for record in found.records], context_of(policy.module.model))
     ids = [document.ids.tolist() for document in documents if len(document.ids) > 1]
     if not ids:
         raise DataError("mix.data holds no text")
-    return Mix(ids, config.mix.documents, config.mix.coefficient, TokenLogprobs(policy.model, 1.0, policy.dtype), job.seed, ranks)
+    return Mix(ids, config.mix.documents, config.mix.coefficient, policy.at(1.0), job.seed, ranks, policy.backward)
 
 
 def read_prompts(job: Job, config: PPO, tokenizer: Any, context: int) -> tuple[list[Question], list[Question], list[str]]:

@@ -105,22 +105,24 @@ class Update:
         mine = torch.tensor([float(sum(len(known.completions[i]) for i in rows)), float(len(rows))], dtype=torch.float64)
         tokens, answers = self.ranks.sum(mine).tolist()
         lengths = [len(known.prompts[i]) + len(known.completions[i]) for i in rows]
-        for cut_rows in cut(lengths, self.micro_batch, TOKENS_AT_ONCE):
-            part = [rows[i] for i in cut_rows]
+        cuts = cut(lengths, self.micro_batch, TOKENS_AT_ONCE)
+        for number in range(self.ranks.most(len(cuts))):
+            # Where the other processes have more: an answer without weight, only to be there.
+            part = [rows[i] for i in cuts[number]] if number < len(cuts) else [0]
             mask_BT = known.mask_BT[part]
             columns = (known.logp_BT, known.reference_BT, known.advantages_BT, known.values_BT, known.returns_BT)
             yield Part(
                 batch_of([known.prompts[i] for i in part], [known.completions[i] for i in part], self.device),
-                token_weights(mask_BT, tokens, answers, self.config.aggregation).to(self.device),
+                token_weights(mask_BT, tokens, answers, self.config.aggregation).to(self.device) * (number < len(cuts)),
                 *(column_BT[part][mask_BT].to(self.device) for column_BT in columns),
             )
 
     def _critic_step(self, parts: list[Part]) -> None:
         for part in parts:
             with acting(self.players.critic.module):
-                values_N = self.players.critic.module(part.batch)
+                values_N = self.players.critic(part.batch)
                 found = value_loss(values_N, part.old_values_N, part.returns_N, part.weights_N, clip=self.config.value_clip)
-                found.loss.backward()  # type: ignore[no-untyped-call]
+                self.players.critic.backward(found.loss)
             self._add(value_loss=found.loss, value_clip_fraction=(found.clipped_N * part.weights_N).sum())
         self.norms["critic_grad_norm"].append(self.players.critic.step())
 
@@ -129,11 +131,11 @@ class Update:
         approximate_kl = torch.zeros(1, dtype=torch.float64)
         for part in parts:
             loss, found = self._policy_loss(part)
-            loss.backward()  # type: ignore[no-untyped-call]
+            self.players.policy.backward(loss)
             part_kl = (found.approximate_kl_N * part.weights_N).sum()
             approximate_kl += part_kl.double().cpu()
             self._add(policy_loss=loss, clip_fraction=(found.clipped_N * part.weights_N).sum(), approximate_kl=part_kl)
-            self._extremes(found.ratio_N)
+            self._extremes(found.ratio_N[part.weights_N > 0])
         if self.config.stop_kl is not None and float(self.ranks.sum(approximate_kl)) > self.config.stop_kl:
             self.players.policy.forget()
             self.moved.stopped = True
@@ -144,7 +146,7 @@ class Update:
 
     def _policy_loss(self, part: Part) -> tuple[Tensor, PolicyLoss]:
         config = self.config
-        logp_N, entropy_N = self.players.policy.module(part.batch, with_entropy=config.entropy > 0)
+        logp_N, entropy_N = self.players.policy(part.batch, with_entropy=config.entropy > 0)
         clip_high = config.clip if config.clip_high is None else config.clip_high
         found = policy_loss(
             logp_N,
@@ -167,6 +169,8 @@ class Update:
             self.sums[name] = self.sums.get(name, torch.zeros((), device=self.device)) + value.detach()
 
     def _extremes(self, ratio_N: Tensor) -> None:
+        if not len(ratio_N):  # the process was only there
+            return
         self.moved.largest_ratio = max(self.moved.largest_ratio, float(ratio_N.max()))
         self.moved.smallest_ratio = min(self.moved.smallest_ratio, float(ratio_N.min()))
         if not self.norms["policy_grad_norm"]:

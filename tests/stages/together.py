@@ -25,7 +25,7 @@ def task(job: Job, kills: Sequence[int] = ()) -> dict:
     return {"job": str(job.folder / "job.json"), "kills": list(kills)}
 
 
-def together(tasks: Sequence[dict], folder: Path, processes: int = 2, seconds: int = 600) -> None:
+def together(tasks: Sequence[dict], folder: Path, processes: int = 2, seconds: int = 1800) -> None:
     """Carry all tasks out. Raises AssertionError with the end of what was printed."""
     (folder / "tasks.json").write_text(json.dumps(tasks))
     launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
