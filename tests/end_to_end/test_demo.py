@@ -81,3 +81,18 @@ def test_the_table_holds_the_whole_family_with_intervals(demo_run: Path):
     result = json.loads((demo_run / "exam" / "result.json").read_text())
     columns = [column for table in result["tables"] for column in table["columns"]]
     assert {"base", "chat", "policy"} <= set(columns)
+    change = next(table for table in result["tables"] if table["title"].startswith("Change from chat"))
+    row = next(row for row in change["rows"] if row[0] == "correct change")
+    assert str(row[change["columns"].index("policy")]).count(" to ") == 1
+    assert result["metrics"]["policy.reward_above_best_of_4"] == pytest.approx(
+        result["metrics"]["policy.reward"] - result["metrics"]["best_of_4.reward"]
+    )
+
+
+def test_the_judge_is_probed_on_facts_that_no_pair_is_about(demo_run: Path):
+    metrics = json.loads((demo_run / "judge" / "result.json").read_text())["metrics"]
+    assert {"probe_accuracy", "probe_lead", "probe_deviation"} <= metrics.keys()
+    asked = {json.loads(line)["prompt"][-1]["content"] for line in (demo_run / "world" / "artifact" / "pairs.jsonl").open()}
+    probed = {json.loads(line)["prompt"][-1]["content"] for line in (demo_run / "world" / "artifact" / "pairs-unasked.jsonl").open()}
+    assert probed
+    assert not asked & probed
