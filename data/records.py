@@ -19,6 +19,8 @@ from data.sources import HUB
 R = TypeVar("R", Text, Chat, Preference, Prompt)
 S = TypeVar("S")
 
+_PLAIN = bytes(byte if chr(byte).isalnum() or byte == ord("_") else ord(" ") for byte in range(128)).lower() + bytes(128)
+"""ASCII, lower case, with a blank for all that is no part of a word."""
 CHECKED_BYTES = 64 * 2**20
 CHECKED_ROWS = 1_000
 
@@ -78,6 +80,8 @@ def content_key(record: Record) -> str:
 
 def plain(text: str) -> str:
     """Text without what near-identical rows differ in: case, accents' encoding, punctuation and white space."""
+    if text.isascii():  # the same, ten times faster
+        return b" ".join(text.encode("ascii").translate(_PLAIN).split()).decode("ascii")
     return " ".join(re.findall(r"\w+", unicodedata.normalize("NFKC", text).casefold()))
 
 

@@ -158,6 +158,13 @@ def test_normalised_text_forgets_case_spacing_and_punctuation_only() -> None:
     assert plain("hello world") != plain("hello worlds")
 
 
+@given(st.text(alphabet=st.characters(max_codepoint=127), max_size=80))
+def test_the_fast_way_for_ascii_gives_what_the_way_for_all_gives(text: str) -> None:
+    import re
+
+    assert plain(text) == " ".join(re.findall(r"\w+", text.casefold()))
+
+
 # Checking ------------------------------------------------------------------------------------------------------------------------------
 
 

@@ -62,3 +62,36 @@ def test_an_attention_that_leaks_is_refused(llama):
     model.base_model.forward = lambda **inputs: original(**{**inputs, "position_ids": None})
     with pytest.raises(StageError, match="does not keep packed documents apart"):
         teach(model)
+
+
+@pytest.mark.parametrize("share", [1.0, 0.3])
+def test_logits_are_made_for_learned_places_alone_and_a_chunk_of_them_at_a_time(llama, monkeypatch, share):
+    """Every tensor as wide as the vocabulary that forward and backward make is seen: the largest is a chunk, and together they are the learned places."""
+    from functools import partial
+
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    from stages.core import causal
+    from stages.core.losses import chunked_cross_entropy
+
+    model = llama()
+    vocabulary, products, largest = model.config.vocab_size, [], [0]
+
+    class Watch(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            made = func(*args, **(kwargs or {}))
+            if isinstance(made, torch.Tensor) and made.dim() and made.size(-1) == vocabulary:
+                largest[0] = max(largest[0], made.numel() // vocabulary)
+                if func in (torch.ops.aten.mm.default, torch.ops.aten.addmm.default):
+                    products.append(made.numel() // vocabulary)
+            return made
+
+    monkeypatch.setattr(causal, "chunked_cross_entropy", partial(chunked_cross_entropy, chunk=16))
+    causal.teach(model)
+    source = np.random.default_rng(0)
+    rows = [Document(source.integers(0, vocabulary, 50).astype(np.int32), source.random(50) < share) for _ in range(6)]
+    batch = collate([rows])
+    with Watch():
+        model(**batch).backward()
+    assert largest[0] <= 16 < len(batch["targets"]) <= batch["input_ids"].numel()
+    assert sum(products) == len(batch["targets"])
