@@ -1,9 +1,9 @@
 """PPO against TRL 1.12, the newest release on PyPI with `trl.experimental.ppo`, and rollouts against transformers' `generate`.
 
-    python benchmarks/ppo.py --environment ~/.cache/trl-1.12
+    python benchmarks/ppo.py ../shared/data/preference/hh_harmless_base_test.jsonl.gz --environment ~/.cache/trl-1.12
 
 The first call makes TRL's own environment in that folder. Both train the same models (policy, reference, reward model and critic, each of its own
-weights) on the same prompts, with the same batch, minibatches, epochs and longest answer, on one thread in fp32; they are run in turn, and seconds of the
+weights) on the same prompts (those of the file with at most 128 tokens), with the same batch, minibatches, epochs and longest answer, on one thread in fp32; they are run in turn, and seconds of the
 processor are counted, which other work on the machine hardly changes. The first update of each run warms up and is left out.
 """
 
@@ -18,7 +18,6 @@ keep_memory()  # as a stage process does
 
 import argparse
 import json
-import random
 import statistics
 import subprocess
 import sys
@@ -31,10 +30,14 @@ import torch
 from transformers import AutoModelForCausalLM, LlamaForSequenceClassification
 
 from data.chat import end_ids, render_prompt
+from data.config import Source
+from data.formats import Prompt
+from data.records import read_records
 from data.templates import TEMPLATES
 from stages.contract import Hardware, Input, Job
 from stages.core import metrics
 from stages.core.config import Llama
+from stages.core.generation import Transformers
 from stages.core.models import load_tokenizer, new_llama
 from stages.core.rewards import end_of_turn
 from stages.ppo import watch
@@ -42,16 +45,16 @@ from stages.ppo.config import PPO
 from stages.ppo.run import run
 from stages.tokenizer.run import trained
 
-SHAPE = Llama(hidden_size=128, layers=4, heads=4, context=256, tied_embeddings=False)
+SHAPE = Llama(hidden_size=192, layers=4, heads=4, context=256, tied_embeddings=False)
 SIZES = {"batch": 64, "minibatches": 2, "epochs": 2, "max_new_tokens": 64}
-WORDS = [a + b for a in ("ba", "de", "fi", "go", "lu", "ma", "ne", "ri", "so", "tu") for b in ("l", "m", "n", "r", "s")]
+LONGEST = 128
 
 
-def prepare(folder: Path) -> dict[str, Any]:
+def prepare(file: Path, folder: Path) -> dict[str, Any]:
     """Models and prompts on disk. Weights are random, and so are answers."""
-    source = random.Random(1)
-    questions = [" ".join(source.choices(WORDS, k=source.randint(8, 24))) for _ in range(512)]
-    tokenizer = trained(iter(questions), 300, TEMPLATES["turns"])
+    records = read_records([Source(path=str(file))], [[file]], Prompt).records
+    texts = (message["content"] for record in records for message in record.messages)
+    tokenizer = trained(texts, 2048, TEMPLATES["turns"])
     tokenizer.eos_token = tokenizer.convert_ids_to_tokens(end_of_turn(tokenizer))  # TRL knows one end only
     policy = new_llama(SHAPE, tokenizer, seed=1)
     with torch.no_grad():  # the end likelier, so that answers are ragged
@@ -63,14 +66,15 @@ def prepare(folder: Path) -> dict[str, Any]:
         model.save_pretrained(folder / name)
         tokenizer.save_pretrained(folder / name)
     (folder / "judge" / "artifact.json").write_text('{"kind": "reward-model"}')
+    rendered = [(record.messages, render_prompt(tokenizer, record.messages)) for record in records]
+    short = [(messages, ids) for messages, ids in rendered if len(ids) <= LONGEST][:512]
     prompts = folder / "prompts.jsonl"
-    prompts.write_text("".join(json.dumps({"prompt": question}) + "\n" for question in questions))
-    ids = [render_prompt(tokenizer, [{"role": "user", "content": question}]) for question in questions]
-    return {"policy": str(folder / "policy"), "judge": str(folder / "judge"), "prompts": ids, "file": str(prompts)}
+    prompts.write_text("".join(json.dumps({"prompt": messages}) + "\n" for messages, _ in short))
+    return {"policy": str(folder / "policy"), "judge": str(folder / "judge"), "prompts": [ids for _, ids in short], "file": str(prompts)}
 
 
-def ours(made: dict[str, Any], steps: int) -> tuple[float, float]:
-    """Samples per second of whole updates, tokens per second of rollouts."""
+def ours(made: dict[str, Any], steps: int) -> float:
+    """Samples per second of whole updates."""
     watch.perf_counter = time.process_time  # type: ignore[attr-defined]
     with tempfile.TemporaryDirectory() as folder:
         config = {
@@ -97,8 +101,7 @@ def ours(made: dict[str, Any], steps: int) -> tuple[float, float]:
     phases = ("seconds_rollout", "seconds_experience", "seconds_update")
     whole = sum(line[phase] for line in lines for phase in phases)
     print(f"    ours: mean length {statistics.mean(line['length'] for line in lines):.1f}", flush=True)
-    tokens = sum(line["length"] for line in lines) * SIZES["batch"]
-    return SIZES["batch"] * len(lines) / whole, tokens / sum(line["seconds_rollout"] for line in lines)
+    return SIZES["batch"] * len(lines) / whole
 
 
 def theirs(made: dict[str, Any], steps: int, micro_batch: int, python: Path) -> float:
@@ -116,30 +119,35 @@ def theirs(made: dict[str, Any], steps: int, micro_batch: int, python: Path) -> 
 
 
 @torch.no_grad()
-def generated(made: dict[str, Any]) -> float:
-    """Tokens per second of transformers' `generate` on a rollout's prompts: answers' tokens up to their ends, as ours are counted."""
+def rollouts(made: dict[str, Any]) -> tuple[float, float]:
+    """Tokens per second of our engine and of transformers' `generate` on a rollout's prompts: answers' tokens up to their ends."""
     model, tokenizer = AutoModelForCausalLM.from_pretrained(made["policy"]).eval(), load_tokenizer(Path(made["policy"]))
-    prompts = made["prompts"][: SIZES["batch"]]
+    prompts, ends = made["prompts"][: SIZES["batch"]], sorted(end_ids(tokenizer))
     width = max(map(len, prompts))
     ids = torch.tensor([[tokenizer.pad_token_id] * (width - len(prompt)) + prompt for prompt in prompts])
     mask = torch.tensor([[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts])
-    tokens, seconds = 0, 0.0
-    for number in range(3):
+    engine = Transformers(model)
+
+    def own(number: int) -> int:
+        seeds = range(1000 * number, 1000 * number + len(prompts))
+        answers = engine.generate(prompts, seeds=seeds, temperature=1.0, max_new_tokens=SIZES["max_new_tokens"], end_ids=ends)
+        return sum(len(answer.ids) for answer in answers)
+
+    def plain(number: int) -> int:
         torch.manual_seed(number)
-        began = time.process_time()
-        out = model.generate(
-            ids,
-            attention_mask=mask,
-            do_sample=True,
-            top_k=0,
-            max_new_tokens=SIZES["max_new_tokens"],
-            eos_token_id=sorted(end_ids(tokenizer)),
-            pad_token_id=tokenizer.pad_token_id,
-        )
-        if number:
-            seconds += time.process_time() - began
-            tokens += int((out[:, width:] != tokenizer.pad_token_id).sum())
-    return tokens / seconds
+        settings = {"do_sample": True, "top_k": 0, "max_new_tokens": SIZES["max_new_tokens"], "pad_token_id": tokenizer.pad_token_id}
+        out = model.generate(ids, attention_mask=mask, eos_token_id=ends, **settings)[:, width:]
+        return int((out != tokenizer.pad_token_id).sum())
+
+    rates = {own: [0.0, 0.0], plain: [0.0, 0.0]}
+    for number in range(4):
+        for method, told in rates.items():
+            began = time.process_time()
+            tokens = method(number)
+            if number:  # the first one warms up
+                told[0] += tokens
+                told[1] += time.process_time() - began
+    return rates[own][0] / rates[own][1], rates[plain][0] / rates[plain][1]
 
 
 def environment(folder: Path) -> Path:
@@ -154,6 +162,7 @@ def environment(folder: Path) -> Path:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("file", type=Path, help="preference pairs or prompts")
     parser.add_argument("--environment", type=Path, required=True, help="folder of TRL 1.12's environment")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=3)
@@ -162,11 +171,11 @@ def main() -> None:
     torch.set_num_threads(1)
     samples, tokens = [], []
     with tempfile.TemporaryDirectory() as folder:
-        made = prepare(Path(folder))
+        made = prepare(arguments.file.absolute(), Path(folder))
         for number in range(arguments.rounds):
-            mine, rollout = ours(made, arguments.steps)
+            mine = ours(made, arguments.steps)
             peer = max(theirs(made, arguments.steps, micro_batch, python) for micro_batch in (16, 32))
-            plain = generated(made)
+            rollout, plain = rollouts(made)
             samples.append(mine / peer)
             tokens.append(rollout / plain)
             print(

@@ -78,7 +78,7 @@ def ours(base: Path, pairs: list[Pair], steps: int, batch: int) -> tuple[float, 
         )
         start = begin(load_start(base, hardware, None, "SEQ_CLS"), None, "SEQ_CLS", job=job, tokenizer=load_tokenizer(base))
         model = teach(without_dropout(start.model))
-        trainer = trainer_of(model, Held(pairs, pairs[:8], []), job, config, choose_precision(hardware), lambda: False)
+        trainer = trainer_of(model, Held(pairs, pairs[:8], [], []), job, config, choose_precision(hardware), lambda: False)
         trainer.args.logging_steps = trainer.state.logging_steps = 1
         began = time.process_time()
         trainer.train()

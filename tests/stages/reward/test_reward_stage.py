@@ -17,10 +17,11 @@ from stages.contract import Artifact, Checkpoints, Hardware
 from stages.core.answers import Answers
 from stages.core.generation import Completion
 from stages.core.interrupt import Interrupted
-from stages.core.models import load_reward_model, load_tokenizer
+from stages.core.models import choose_precision, load_reward_model, load_tokenizer
 from stages.core.rewards import ModelScorer, end_of_turn, last_token_scores
 from stages.reward.config import Reward
-from stages.reward.pairs import encode, judged, read_preferences
+from stages.reward.model import teach, untaught, without_dropout
+from stages.reward.pairs import Held, encode, judged, read_preferences
 from tests.stages.reward.planted import ASKED, WORDS, rows, written
 from tests.stages.tiny import causal_lm, job_of, saved, tokenizer_of
 
@@ -151,6 +152,27 @@ def test_the_ids_trained_on_are_those_that_ppo_will_ask_about(trained, made):
     same_tokens = ModelScorer(None, end_of_turn(tokenizer))
     through_text = ModelScorer(None, end_of_turn(tokenizer), tokenizer)
     assert same_tokens.queries(asked) == through_text.queries(asked) == [pair.chosen for pair in pairs]
+
+
+def test_a_reward_for_ending_is_learned_and_reaches_the_answers_that_end(made, tmp_path):
+    """Pairs of an answer that ends and the same one cut before its end: whoever scored without the end would not tell them apart."""
+    tokenizer = load_tokenizer(made / "sft")
+    records, ended = rows(100, seed=2), held_out(made, tokenizer)
+    pairs = [replace(pair, rejected=pair.chosen[:-1]) for pair in ended]
+    settings = {"model": "sft", "data": [{"path": "p"}], "epochs": 6.0, "batch_pairs": 32, "optimizer": {"learning_rate": 5e-3}}
+    job = job_of(tmp_path / "stage", "reward", settings, inputs={}, files={})
+    model = teach(without_dropout(load_reward_model(made / "sft", Hardware(gpus=0))))
+    config = Reward.model_validate(job.config)
+    stage.trainer_of(model, Held(pairs[:64], pairs[64:], [], []), job, config, choose_precision(job.hardware), lambda: False).train()
+    scorer = ModelScorer(untaught(model), end_of_turn(tokenizer))
+    prompts, words = [record["prompt"] for record in records], [record["chosen"][0]["content"] for record in records]
+    answers = [render_answer(tokenizer, prompt, answer) for prompt, answer in zip(prompts, words, strict=True)]
+    prompt_ids = [render_prompt(tokenizer, prompt) for prompt in prompts]
+    scores = []
+    for finished in (True, False):
+        completions = [Completion(ids if finished else ids[:-1], finished, [0.0] * len(ids)) for ids in answers]
+        scores.append(scorer.score(Answers(prompts, prompt_ids, completions, words, [None] * 100))[""][64:])
+    assert (scores[0] > scores[1] + 0.5).mean() >= 0.95
 
 
 def swapped(pair):
