@@ -73,7 +73,7 @@ def summed(chain, weights):
 
 
 def test_a_linear_combination_is_the_weighted_sum_of_the_updates(chain, tmp_path):
-    weights = {"one": 0.7, "two": -1.5}
+    weights = {"two": -1.5, "one": 0.7}  # peft takes the settings of the first: rsLoRA's root would scale the sum once more
     parts = tuple(part(chain, name, weight) for name, weight in weights.items())
     export(Export(parts=parts, out=tmp_path / "out"))
     expected = summed(chain, weights)
