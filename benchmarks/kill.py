@@ -34,7 +34,9 @@ MOMENTS = ("any moment", "checkpoint write", "rollout")
 
 def main(arguments: list[str] | None = None) -> int:
     options = read(arguments)
-    os.environ.update(OMP_NUM_THREADS="1", CUDA_VISIBLE_DEVICES="", TQDM_DISABLE="1", ACCELERATE_USE_CPU="true")
+    os.environ.update(
+        OMP_NUM_THREADS="1", CUDA_VISIBLE_DEVICES="", TQDM_DISABLE="1", ACCELERATE_USE_CPU="true"
+    )  # as the orchestrator sets them
     if options.zero:
         os.environ["ACCELERATE_USE_DEEPSPEED"] = "true"  # before anything looks whether DeepSpeed is wanted
     load(options.stages)

@@ -99,6 +99,7 @@ def prepare_process(job: Job) -> None:
         os.environ["DS_ACCELERATOR"] = "cpu"  # or DeepSpeed looks for a device, and warns
     if job.hardware.zero not in (0, "auto"):
         os.environ["ACCELERATE_USE_DEEPSPEED"] = "true"
+        os.environ.pop("ACCELERATE_USE_CPU", None)  # with it accelerate passes DeepSpeed over, without a word
     # Deprecations among the libraries are theirs to settle; a user's log is for the stage.
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"(transformers|trl|peft|accelerate|torch\.distributed)\b")
     os.environ.update(

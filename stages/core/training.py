@@ -137,11 +137,13 @@ class StageTraining(_Below):  # type: ignore[misc]
         writes = self.is_world_process_zero()
         self.metrics = Metrics(job.folder, writes=writes, trackers=Trackers(job, writes=writes))
         self.loss_is_scaled_for_ga = True  # compute_loss divides by the whole step's count: Trainer must not divide again
+        if zero_stage(job.hardware) and not self.is_deepspeed_enabled:
+            raise StageError(f"hardware.zero is {job.hardware.zero}, and DeepSpeed is not in charge: is ACCELERATE_USE_CPU set?")
         self.trouble = Trouble(job, first=self.is_world_process_zero())
         self.saver = Saver(
             job.folder / "checkpoints",
             job.checkpoints,
-            ground=Ground(self.args.world_size, job.hardware.zero if self.is_deepspeed_enabled and job.hardware.zero != "auto" else 0),
+            ground=Ground(self.args.world_size, zero_stage(job.hardware)),
             first=self.is_world_process_zero(),
             wait=self.accelerator.wait_for_everyone,
             expected=size_of_state(self.model, sharded=self.is_deepspeed_enabled),

@@ -32,6 +32,8 @@ def engine_config(
 
     Left out, Trainer fills it in from the model.
     """
+    if hardware.gpus == 0:
+        _without_compiling()
     config: dict[str, Any] = {
         "train_micro_batch_size_per_gpu": micro_batch,
         "gradient_accumulation_steps": accumulation,
@@ -75,6 +77,13 @@ def put_shards(module: nn.Module, weights: Mapping[str, torch.Tensor]) -> None:
             if getattr(parameter, "ds_persist", False):  # small ones are kept whole on every process as well
                 parameter.partition()
                 parameter.all_gather()
+
+
+def _without_compiling() -> None:
+    """Leave out the one operation that DeepSpeed compiles for a CPU: a kill while it does leaves a lock file that all later starts wait for."""
+    import deepspeed
+
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
 
 
 def size_of_state(model: Any, *, sharded: bool) -> int:

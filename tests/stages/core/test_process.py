@@ -11,7 +11,7 @@ import pytest
 
 from data.errors import DataError
 from stages import __main__ as entry
-from stages.contract import DONE, FAILED, INTERRUPTED, WRONG_INPUT, Job, Result, StageError
+from stages.contract import DONE, FAILED, INTERRUPTED, WRONG_INPUT, Hardware, Job, Result, StageError
 from stages.core.interrupt import Interrupted, interruptible
 
 
@@ -111,3 +111,11 @@ def test_a_worker_of_a_launcher_that_is_killed_does_not_live_on(tmp_path):
     while status.exists() and status.read_text().rpartition(")")[2].split()[0] != "Z":
         assert time.monotonic() < deadline
         time.sleep(0.02)
+
+
+def test_zero_is_not_passed_over_on_a_cpu(job, monkeypatch):
+    """accelerate leaves DeepSpeed out, without a word, where ACCELERATE_USE_CPU is set, as the orchestrator sets it on a CPU."""
+    monkeypatch.setattr(os, "environ", {"ACCELERATE_USE_CPU": "true"})
+    entry.prepare_process(job.model_copy(update={"hardware": Hardware(gpus=0, zero=2)}))
+    assert "ACCELERATE_USE_CPU" not in os.environ
+    assert os.environ["ACCELERATE_USE_DEEPSPEED"] == "true"
