@@ -4,6 +4,7 @@ On the standard library: one POST of JSON needs no client of its own. Redirects 
 nobody allowed, and no proxy of the environment is asked.
 """
 
+import http.client
 import json
 import time
 import urllib.error
@@ -70,8 +71,12 @@ class RemoteScorer:
                 last = f"it answered {error.code} {error.reason}"
                 if error.code not in WORTH_TRYING_AGAIN:
                     break
-            except (OSError, ValueError) as error:  # time-outs and broken connections; a response that is not JSON
-                last = str(error) or type(error).__name__
+            except (
+                OSError,
+                http.client.HTTPException,
+                ValueError,
+            ) as error:  # time-outs and broken connections; what is not HTTP, or not JSON
+                last = " ".join(str(error).split()) or type(error).__name__
         raise StageError(f"reward server {self.settings.url}: {last} (after {attempt + 1} tries)")
 
     def _once(self, body: bytes) -> Any:

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 from data import chat
-from data.config import Source
 from data.errors import DataError
 from data.formats import Prompt, Text
 from data.records import read_records, split
@@ -20,6 +19,7 @@ from stages.core.generation import Engine, Transformers
 from stages.core.interrupt import interruptible
 from stages.core.logprobs import TokenLogprobs, TokenValues
 from stages.core.models import check_fit, choose_precision, context_of, load_causal_lm, load_reward_model, load_start, load_tokenizer
+from stages.core.reading import files_of
 from stages.core.rewards import backbone_of, build_rewards, reward_statistics
 from stages.core.text import text_documents
 from stages.core.trackers import Trackers
@@ -55,6 +55,7 @@ def run(job: Job, config: PPO, hardware: Hardware) -> Result:
     start = begin(model, config.adapter, "CAUSAL_LM", job=job, tokenizer=tokenizer)
     model = start.model
     questions, held_out, notes = read_prompts(job, config, tokenizer, context_of(model))
+    check_shares(config, len(held_out), ranks)
     on_base = config.players == "shared-base"
     rewards = build_rewards(config.rewards, job, tokenizer, hardware, on_base=lambda path: judge_on(start, path) if on_base else None)
     rewards = judging_rewards(rewards, hardware, ranks)
@@ -104,6 +105,13 @@ def run(job: Job, config: PPO, hardware: Hardware) -> Result:
         tables=[watch.table()],
         notes=[*notes, *how, *left, *watch.told.values(), *trouble.notes()],
     )
+
+
+def check_shares(config: PPO, held_out: int, ranks: Ranks) -> None:
+    """Raises StageError where a process would have no answer of a rollout or of an evaluation."""
+    for what, count in (("batch", config.batch), ("held-out prompts", min(held_out, config.evaluation_prompts))):
+        if count < ranks.size:
+            raise StageError(f"{what}: found {count}, wanted at least one for each of the {ranks.size} processes")
 
 
 def saver_of(job: Job, players: Players, ranks: Ranks) -> Saver:
@@ -216,7 +224,7 @@ def build_mix(job: Job, config: PPO, tokenizer: Any, policy: Player, ranks: Rank
     """The text that the policy goes on learning, if any."""
     if config.mix is None:
         return None
-    found = read_records(config.mix.data, _files(job, "mix.data", config.mix.data), Text)
+    found = read_records(config.mix.data, files_of(job, "mix.data", config.mix.data), Text)
     documents = text_documents(tokenizer, [record.text for record in found.records], context_of(policy.module.model))
     ids = [document.ids.tolist() for document in documents if len(document.ids) > 1]
     if not ids:
@@ -231,10 +239,10 @@ def read_prompts(job: Job, config: PPO, tokenizer: Any, context: int) -> tuple[l
         raise DataError(
             f"sampling.max_new_tokens {config.sampling.max_new_tokens} leaves no room for a prompt in the context of {context} tokens"
         )
-    found = read_records(config.prompts, _files(job, "prompts", config.prompts), Prompt)
+    found = read_records(config.prompts, files_of(job, "prompts", config.prompts), Prompt)
     records, notes = found.records, list(found.notes)
     if config.validation:
-        validation = read_records(config.validation, _files(job, "validation", config.validation), Prompt)
+        validation = read_records(config.validation, files_of(job, "validation", config.validation), Prompt)
         held_out, notes = validation.records, notes + validation.notes
     else:
         records, held_out = split(records, config.held_out)
@@ -259,7 +267,3 @@ def questions_of(records: Sequence[Prompt], tokenizer: Any, room: int) -> tuple[
         if found is not None
     ]
     return questions, len(records) - len(questions)
-
-
-def _files(job: Job, field: str, sources: Sequence[Source]) -> list[list[Path]]:
-    return [job.files.get(f"{field}.{number}", []) for number in range(len(sources))]

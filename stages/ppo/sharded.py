@@ -8,7 +8,6 @@ Under ZeRO-3 a forward pass, and from ZeRO-2 on a backward pass, is a meeting of
 and where they cannot know how many there will be, in generation, the weights are brought together before and nobody has to be waited for.
 """
 
-import json
 import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -156,13 +155,6 @@ def judging_rewards(rewards: Rewards, hardware: Hardware, ranks: Ranks) -> Rewar
         return shared(scorer) if isinstance(scorer, ModelScorer) else scorer
 
     return Rewards([(name, part, each(scorer)) for name, part, scorer in rewards.parts]) if zero_stage(hardware) == 3 else rewards
-
-
-def write_config(folder: Path, players: list[ShardedPlayer]) -> None:
-    """What each engine was told, readable beside the attempt's log."""
-    (folder / "deepspeed.json").write_text(
-        json.dumps({player.name: player.config for player in players}, indent=1) + "\n", encoding="utf-8"
-    )
 
 
 def probe_of(policy: TokenLogprobs) -> Tensor:

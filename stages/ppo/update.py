@@ -65,6 +65,7 @@ class Update:
         self.players, self.experience, self.config, self.ranks = players, experience, config, ranks
         self.micro_batch, self.mix, self.trouble = micro_batch, mix, trouble
         self.device = next(players.policy.module.parameters()).device
+        self.nothing = torch.zeros((), device=self.device)
         self.sums: dict[str, Tensor] = {}
         self.norms: dict[str, list[float]] = {"policy_grad_norm": [], "critic_grad_norm": []}
         self.moved = Moved()
@@ -85,13 +86,22 @@ class Update:
         parts, planned = list(self._parts(rows)), self.players.critic.taken + 1
         try:
             if not warm and not self.moved.stopped:
-                self._policy_step(parts)
-            self._critic_step(parts)
+                self._counted(self._policy_step, parts)
+            self._counted(self._critic_step, parts)
         except NotFiniteError as error:
             if self.trouble is None:
                 raise
             self.trouble(error, rows, number)
             self.players.critic.skip(planned - self.players.critic.taken)
+
+    def _counted(self, step: Callable[[list[Part]], None], parts: list[Part]) -> None:
+        """A player's step; where it is not taken its numbers, which are seldom finite, do not count."""
+        before = dict(self.sums)
+        try:
+            step(parts)
+        except NotFiniteError:
+            self.sums = before
+            raise
 
     def minibatches(self, seed: int) -> list[list[int]]:
         """This process's rows of each minibatch. The whole rollout is permuted, so that a minibatch holds the same answers on any number of processes."""
@@ -166,7 +176,7 @@ class Update:
 
     def _add(self, **values: Tensor) -> None:
         for name, value in values.items():
-            self.sums[name] = self.sums.get(name, torch.zeros((), device=self.device)) + value.detach()
+            self.sums[name] = self.sums.get(name, self.nothing) + value.detach()
 
     def _extremes(self, ratio_N: Tensor) -> None:
         if not len(ratio_N):  # the process was only there
@@ -178,11 +188,13 @@ class Update:
 
     def _summary(self) -> Moved:
         """Sums over processes become means over minibatches; a warm-up step has no numbers of the policy."""
-        names = sorted(self.sums)
-        totals = self.ranks.sum(torch.stack([self.sums[name].double() for name in names])).tolist()
-        critic_steps = len(self.norms["critic_grad_norm"])
-        policy_steps = len(self.norms["policy_grad_norm"]) + self.moved.stopped
-        steps = {"value_loss": critic_steps, "value_clip_fraction": critic_steps}
-        self.moved.means = {name: total / max(1, steps.get(name, policy_steps)) for name, total in zip(names, totals, strict=True)}
+        critic_steps, policy_steps = (len(self.norms[f"{name}_grad_norm"]) for name in ("critic", "policy"))
+        tried = policy_steps + self.moved.stopped
+        counts = {"policy_loss": tried, "clip_fraction": tried, "approximate_kl": tried, "mix_loss": policy_steps if self.mix else 0}
+        counts |= {"value_loss": critic_steps, "value_clip_fraction": critic_steps}
+        # By what was counted together, not by what this process has: it may have had no row in any of these minibatches.
+        names = [name for name, count in counts.items() if count]
+        totals = self.ranks.sum(torch.stack([self.sums.get(name, self.nothing).double() for name in names])).tolist() if names else []
+        self.moved.means = {name: total / counts[name] for name, total in zip(names, totals, strict=True)}
         self.moved.means |= {name: sum(norms) / len(norms) for name, norms in self.norms.items() if norms}
         return self.moved

@@ -29,6 +29,17 @@ class Judge:
                 step = judge.script.pop(0) if judge.script else None
                 if step == "slow":
                     time.sleep(0.5)
+                if step == "torn":
+                    self.protocol_version = "HTTP/1.1"
+                    self.send_response(200)
+                    self.send_header("Transfer-Encoding", "chunked")
+                    self.end_headers()
+                    self.wfile.write(b"40\r\n{")
+                    self.close_connection = True
+                    return
+                if step == "garbage":
+                    self.wfile.write(b"no HTTP at all\r\n\r\n")
+                    return
                 if isinstance(step, int):
                     self.send_response(step)
                     if step == 302:
@@ -90,6 +101,8 @@ def test_a_server_that_is_busy_or_slow_is_asked_again_after_longer_and_longer_wa
 @pytest.mark.parametrize(
     ("script", "settings", "says", "requests"),
     [
+        (["torn", "torn"], {"retries": 1}, r"IncompleteRead.*after 2 tries", 2),
+        (["garbage", "garbage"], {"retries": 1}, r"no HTTP at all.*after 2 tries", 2),
         ([500, 500], {"retries": 1}, r"it answered 500 .*after 2 tries", 2),
         ([404], {}, r"it answered 404 .*after 1 tries", 1),
         ([302], {}, r"it answered 302 .*after 1 tries", 1),

@@ -1,6 +1,8 @@
 """An update does not depend on how it is cut or on who computes it, and moves only the player it is for."""
 
 import socket
+from types import SimpleNamespace
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -8,15 +10,18 @@ import torch
 import torch.multiprocessing as mp
 
 from stages.adapters.switching import adapter_off
+from stages.contract import StageError
 from stages.core.answers import Scores
 from stages.core.generation import Completion, Transformers
 from stages.core.interrupt import Interrupted
 from stages.core.logprobs import TokenLogprobs, TokenValues
+from stages.core.seeds import seed_for
 from stages.ppo.config import PPO
 from stages.ppo.experience import collect
 from stages.ppo.players import AdapterOff, Player, Players, frozen_copy, without_dropout
 from stages.ppo.ranks import Ranks, join
 from stages.ppo.rollout import Rollout, question_of
+from stages.ppo.run import check_shares
 from stages.ppo.update import Update
 from tests.stages.core.test_logprobs import END, model_of, prompts_of
 from tests.stages.ppo.tabular import settings, training
@@ -153,6 +158,65 @@ def test_stop_kl_ends_the_update_and_the_schedule_goes_on():
     assert not free.stopped
 
 
+def test_the_minibatch_that_stops_the_policy_learns_no_text_and_does_not_count_in_its_mean():
+    config = config_of(epochs=3, minibatches=4, stop_kl=1e-7)
+    players = players_of(config)
+    experience = collect(rollout_of(config), players, config, 0.1, ALONE)
+    mix = SimpleNamespace(backward=lambda taken, micro_batch: torch.tensor(2.0))
+    moved = Update(players, experience, config, ALONE, mix=mix).run(0, 0)
+    assert moved.stopped
+    assert moved.means["mix_loss"] == 2.0
+
+
+@pytest.mark.parametrize("spoilt", ["advantages_BT", "returns_BT"])
+def test_a_minibatch_that_is_left_out_does_not_count_in_the_means(spoilt):
+    config = config_of()
+    players = players_of(config)
+    experience = collect(rollout_of(config), players, config, 0.1, ALONE)
+    update = Update(players, experience, config, ALONE, trouble=lambda error, rows, minibatch: None)
+    row = update.minibatches(seed_for(0, "minibatches", 0, 0))[1][0]
+    getattr(experience, spoilt)[row] = torch.nan
+    means = update.run(0, 0).means
+    assert {"policy_loss", "value_loss", "approximate_kl", "clip_fraction"} <= means.keys()
+    assert all(np.isfinite(value) for value in means.values())
+
+
+class Heard(Ranks):
+    """One of two processes; the other one has gone far in everything, and what is summed with it is noted by its size."""
+
+    sizes: ClassVar[list[int]] = []
+
+    def sum(self, sums):
+        self.sizes.append(sums.numel())
+        return sums + 1.0
+
+
+def test_a_process_without_a_row_sums_as_many_numbers_as_the_others():
+    """The policy stops after a minibatch of which one process has a row and the other has none."""
+    config = config_of(minibatches=8, stop_kl=1e-7)
+    experience = collect(rollout_of(config), players_of(config), config, 0.1, ALONE)
+    first = Update(players_of(config), experience, config, ALONE).minibatches(seed_for(0, "minibatches", 0, 0))[0]
+    sizes = []
+    for here in (first, [row for row in range(ROWS) if row not in first]):
+        Heard.sizes.clear()
+        ranks = Heard()
+        update = Update(players_of(config), experience, config, ranks)
+        every = update.minibatches
+        update.minibatches = lambda seed, every=every, here=here: [[row for row in rows if row in here] for rows in every(seed)]
+        assert update.run(0, 0).stopped
+        sizes.append([*Heard.sizes])
+    assert sizes[0] == sizes[1]
+
+
+def test_more_processes_than_answers_are_refused_with_the_numbers():
+    config = config_of(evaluation_prompts=8)
+    check_shares(config, 2, Ranks(0, 2))
+    with pytest.raises(StageError, match="held-out prompts: found 1, wanted at least one for each of the 2 processes"):
+        check_shares(config, 1, Ranks(0, 2))
+    with pytest.raises(StageError, match="batch: found 16"):
+        check_shares(config, 99, Ranks(0, 17))
+
+
 def test_every_answer_is_in_one_minibatch_of_each_epoch():
     config = config_of(minibatches=4)
     experience = collect(rollout_of(config), players_of(config), config, 0.1, Ranks())
@@ -207,8 +271,6 @@ def test_prompts_come_in_whole_permutations_that_differ():
 
 
 def test_a_gradient_that_is_not_finite_stops_the_stage():
-    from stages.contract import StageError
-
     players = players_of(config_of())
     next(players.policy.module.parameters()).grad = torch.full_like(next(players.policy.module.parameters()), float("nan"))
     with pytest.raises(StageError, match="policy's gradient is not finite"):
