@@ -24,7 +24,6 @@ from stages.core.checkpoints import Ground, Saver, Score
 from stages.core.config import Optimizer
 from stages.core.divergence import Trouble, rows_told, spike, spikes
 from stages.core.interrupt import Interrupted
-from stages.core.kernels import build_kernels
 from stages.core.metrics import Metrics
 from stages.core.models import Precision, device_of
 from stages.core.rows import Shape, divisor
@@ -68,8 +67,6 @@ def arguments(job: Job, optimizer: Optimizer, *, steps: int, micro_batch: int, a
     on_cpu = device_of(job.hardware).type == "cpu"
     sharded = zero_stage(job.hardware) > 0
     cut = {"micro_batch": micro_batch, "accumulation": accumulation}
-    if sharded:
-        build_kernels()  # TrainingArguments starts DeepSpeed
     return {
         "deepspeed": engine_config(job.hardware, clip=optimizer.clip, dtype=precision.dtype, **cut) if sharded else None,
         "output_dir": str(job.folder / "checkpoints"),

@@ -21,7 +21,6 @@ from torch import Tensor, nn
 from stages.contract import Hardware, StageError
 from stages.core.answers import Scorer
 from stages.core.config import Optimizer
-from stages.core.kernels import build_kernels
 from stages.core.logprobs import Batch, TokenLogprobs
 from stages.core.rewards import Ensemble, ModelScorer, Rewards
 from stages.core.zero import engine_config, put_shards, shards, zero_stage
@@ -130,7 +129,6 @@ def initialize(module: nn.Module, config: dict[str, Any], optimizer: Any = None)
     from deepspeed.utils import logger
 
     logger.setLevel("ERROR")
-    build_kernels()
     return deepspeed.initialize(model=module, optimizer=optimizer, config=config)[0]
 
 
