@@ -105,7 +105,9 @@ def sides(places: Sequence[float], share: float) -> list[bool]:
     """Which records are held out, by the places of their keys. Raises DataError if all share one key."""
     lowest, highest = min(places, default=0.0), max(places, default=0.0)
     if lowest == highest:
-        raise DataError(f"{len(places)} records with one and the same content cannot be split into training and held-out ones")
+        raise DataError(
+            f"{len(places)} records with one and the same content cannot be split into training and held-out ones; name `validation` data, or give documents apart"
+        )
     bound = min(max(share, lowest * (1 + 1e-12)), highest)
     return [place < bound or place == lowest for place in places]
 

@@ -26,12 +26,13 @@ def test_every_shipped_recipe_says_its_command_hardware_and_cost_and_checks_clea
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
-def test_every_recipe_shown_in_a_document_can_be_planned(document: Path, tmp_path: Path):
+def test_every_recipe_shown_in_a_document_checks_clean_and_can_be_planned(document: Path, tmp_path: Path):
     for number, block in enumerate(yaml_blocks(document)):
         recipe = tmp_path / f"shown-{number}.yaml"
         recipe.write_text(block, encoding="utf-8")
-        planned = pipeline("plan", str(recipe), folder=tmp_path)
-        assert planned.returncode == 0, planned.stdout + planned.stderr
+        for command in ("check", "plan"):
+            done = pipeline(command, str(recipe), folder=tmp_path)
+            assert done.returncode == 0, done.stdout + done.stderr
 
 
 @pytest.mark.parametrize("command", [command for _, command in SHOWN if command.startswith("make")])
