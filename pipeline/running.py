@@ -6,6 +6,7 @@ import os
 import shlex
 import sys
 from collections.abc import Sequence
+from importlib.util import find_spec
 
 from pipeline.checks import check_all
 from pipeline.errors import Problem, RecipeError
@@ -29,7 +30,7 @@ def run_recipe(options: argparse.Namespace, arguments: Sequence[str], worker: Se
     if options.dry_run:
         _dry(plan, worker or WORKER, as_json=options.json)
         return DONE
-    _enough_devices(recipe)
+    _possible_here(recipe)
     from pipeline.hub import settle
 
     with held(run.lock) as lock:
@@ -67,8 +68,11 @@ def _publish(how: Publishing, run: Run, recipe: str) -> int:
     return DONE
 
 
-def _enough_devices(recipe: Recipe) -> None:
-    """Raises RecipeError if the recipe asks for more GPUs than stages would see."""
+def _possible_here(recipe: Recipe) -> None:
+    """Raises RecipeError if the recipe asks for more GPUs than stages would see, or for ZeRO where DeepSpeed is not installed."""
+    if recipe.hardware.zero not in (0, "auto") and find_spec("deepspeed") is None:
+        problem = f"found {recipe.hardware.zero}, which DeepSpeed does, and it is not installed: pip install 'recipe-pipeline[deepspeed]'"
+        raise RecipeError([Problem(recipe.document.place(("hardware", "zero")), "hardware.zero", problem)])
     wanted, there = recipe.hardware.gpus, cuda_devices(os.environ)
     if wanted != "auto" and wanted > there:
         place = recipe.document.place(("hardware", "gpus"))

@@ -268,6 +268,15 @@ def test_more_gpus_than_there_are_are_told_before_anything_starts(
     assert not workshop.run.path.exists()
 
 
+def test_zero_without_deepspeed_is_told_before_anything_starts(
+    workshop: Workshop, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("pipeline.running.find_spec", lambda name: None)
+    assert workshop.carry_out("hardware.zero=3") == WRONG_INPUT
+    assert "hardware.zero: found 3, which DeepSpeed does, and it is not installed" in capsys.readouterr().err
+    assert not workshop.run.path.exists()
+
+
 def test_a_folder_of_runs_that_is_a_link_finds_its_recipe_again(workshop: Workshop, tmp_path_factory: pytest.TempPathFactory):
     (workshop.root / "runs").symlink_to(tmp_path_factory.mktemp("large") / "deep" / "disk")
     (workshop.root / "runs").readlink().mkdir(parents=True)
