@@ -1,5 +1,11 @@
 """A workspace as a user has it, with the shipped recipes made small enough to run in a test."""
 
+import os
+
+# Before anything imports torch. At this size, and beside other tests, threads only wait for one another; and how many of them add up a sum decides
+# its last bits, which a busy machine would change from one run to the next.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import signal
 from pathlib import Path
 

@@ -35,7 +35,7 @@ stages:
     ("stage", "sentence"),
     [
         ("{kind: toy-train, stepps: 3}", "stages.base.stepps: unknown key; did you mean 'steps'?"),
-        ("{kind: toy-trian}", "found 'toy-trian', wanted one of world, arithmetic, tokenizer, pretrain"),
+        ("{kind: toy-trian}", "found 'toy-trian', wanted one of world, arithmetic, corpus, tokenizer, pretrain"),
         ("{kind: toy-trian}", "did you mean 'toy-train'?"),
         ("{steps: 3}", "stages.base.kind: is missing; wanted one of"),
         ("3", "stages.base: found 3, wanted a mapping"),

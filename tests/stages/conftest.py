@@ -3,7 +3,6 @@
 import os
 
 os.environ.setdefault("TQDM_DISABLE", "1")
-os.environ.setdefault("OMP_NUM_THREADS", "1")  # at this size, and beside other tests, threads only wait for one another
 
 import json
 import random
