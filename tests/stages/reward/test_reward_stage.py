@@ -186,7 +186,10 @@ def test_swapping_chosen_and_rejected_mirrors_the_accuracy_and_leaves_the_truth(
     pairs = [swapped(pair) for pair in held_out(made, tokenizer)]
     scores = [[float(score) for score in last_token_scores(model, [pair.chosen, pair.rejected])] for pair in pairs]
     mirrored = stage.judge(judged(pairs, np.array(scores)))
-    assert mirrored["accuracy"] == pytest.approx(1 - result.metrics["accuracy"])
+    # The stage scores a pair in one row, this test each answer alone: where the two are equal up to rounding, either may come first.
+    undecided = float((np.abs(np.diff(scores)) < 1e-5).mean())
+    assert undecided <= 0.02
+    assert mirrored["accuracy"] == pytest.approx(1 - result.metrics["accuracy"], abs=undecided + 1e-9)
     assert mirrored["oracle_accuracy"] == pytest.approx(1 - result.metrics["oracle_accuracy"])
     assert mirrored["utility_agreement"] == pytest.approx(result.metrics["utility_agreement"])
 
