@@ -183,13 +183,15 @@ def swapped(pair):
 def test_swapping_chosen_and_rejected_mirrors_the_accuracy_and_leaves_the_truth(trained, made):
     job, result = trained
     model, tokenizer = load_reward_model(job.artifact, Hardware(gpus=0)), load_tokenizer(job.artifact)
-    pairs = [swapped(pair) for pair in held_out(made, tokenizer)]
-    scores = [[float(score) for score in last_token_scores(model, [pair.chosen, pair.rejected])] for pair in pairs]
-    mirrored = stage.judge(judged(pairs, np.array(scores)))
-    # The stage scores a pair in one row, this test each answer alone: where the two are equal up to rounding, either may come first.
+    pairs = held_out(made, tokenizer)
+    scores = np.array([[float(score) for score in last_token_scores(model, [pair.chosen, pair.rejected])] for pair in pairs])
+    straight = stage.judge(judged(pairs, scores))
+    mirrored = stage.judge(judged([swapped(pair) for pair in pairs], scores[:, ::-1]))
+    assert mirrored["accuracy"] == pytest.approx(1 - straight["accuracy"])
+    # The stage scores a pair in one row, this test each answer alone: only where the two are equal up to rounding may another come first.
     undecided = float((np.abs(np.diff(scores)) < 1e-5).mean())
     assert undecided <= 0.02
-    assert mirrored["accuracy"] == pytest.approx(1 - result.metrics["accuracy"], abs=undecided + 1e-9)
+    assert straight["accuracy"] == pytest.approx(result.metrics["accuracy"], abs=undecided + 1e-9)
     assert mirrored["oracle_accuracy"] == pytest.approx(1 - result.metrics["oracle_accuracy"])
     assert mirrored["utility_agreement"] == pytest.approx(result.metrics["utility_agreement"])
 
