@@ -89,7 +89,7 @@ class Source(Spec):
         if self.columns:
             from difflib import get_close_matches
 
-            from data.formats import ALIASES
+            from data.columns import ALIASES
 
             for name in self.columns:
                 known = {*ALIASES, *(alias for aliases in ALIASES.values() for alias in aliases)}

@@ -1,14 +1,15 @@
-"""Rows of many shapes become one of four records. Pure: dictionaries in, records out; imports nothing of ours.
+"""Rows of many shapes become one of four records. Pure: dictionaries in, records out; imports nothing of ours but the pure `data.columns`.
 
 A row is read by its format (`READERS`), then turned into the record that a stage wants where nothing is lost; else it is a `MisfitError`.
 """
 
-import difflib
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
+
+from data.columns import ALIASES, MisfitError, columns_of, detect, get, mapped, need
 
 Message = dict[str, Any]
 """`role` (system, user, assistant, tool) and `content`; where there are any: `tool_calls`, `name`, `tool_call_id`, `reasoning_content`, `train`."""
@@ -57,34 +58,6 @@ class Prompt:
 Record = Text | Chat | Preference | Prompt
 
 
-class MisfitError(ValueError):
-    """A row that its format cannot read: `what` is the same for every such row, `found` belongs to this one."""
-
-    def __init__(self, what: str, found: str, wanted: str) -> None:
-        super().__init__(f"{what}: found {found}; wanted {wanted}")
-        self.what, self.found, self.wanted = what, found, wanted
-
-
-ALIASES: dict[str, tuple[str, ...]] = {
-    "text": ("text", "content", "document"),
-    "messages": ("messages", "conversations", "conversation"),
-    **{name: (name,) for name in ("instruction", "input", "history", "margin", "nats")},
-    "output": ("output", "response"),
-    "system": ("system", "system_prompt"),
-    "tools": ("tools", "functions"),
-    "question": ("question", "problem", "query"),
-    "answer": ("answer", "solution", "response"),
-    "prompt": ("prompt", "question", "query", "instruction"),
-    "completion": ("completion", "response", "answer", "output"),
-    "chosen": ("chosen", "preferred"),
-    "rejected": ("rejected", "dispreferred"),
-    "responses": ("responses", "completions", "answers", "candidates"),
-    "scores": ("scores", "ratings"),
-    "ranks": ("ranks", "rank", "ranking"),
-    "reference": ("reference", "ground_truth", "answer", "solution", "target", "label"),
-}
-"""Our name of a field, and the column names that are taken for it, best first."""
-
 ROLES = {
     **dict.fromkeys(("user", "human", "prompter", "question"), "user"),
     **dict.fromkeys(("assistant", "gpt", "chatgpt", "bot", "model", "ai", "bard", "bing", "answer"), "assistant"),
@@ -97,52 +70,6 @@ ROLES = {
 _TURN = re.compile(r"\n\n(Human|Assistant):")
 
 
-def get(row: Mapping[str, Any], name: str) -> Any:
-    """Value of our field `name` under any of its spellings; None where absent or null."""
-    return next((row[alias] for alias in ALIASES[name] if row.get(alias) is not None), None)
-
-
-def need(row: Mapping[str, Any], name: str) -> Any:
-    """As `get`, but an absent field is a MisfitError that names the nearest column."""
-    value = get(row, name)
-    if value is None:
-        columns = [str(column) for column in row]
-        close = difflib.get_close_matches(name, columns, n=1, cutoff=0.5)
-        hint = f" ('{close[0]}' comes near: `columns: {{{name}: {close[0]}}}`?)" if close and close[0] != name else ""
-        raise MisfitError(f"no column '{name}'", f"columns {', '.join(columns) or 'none'}{hint}", " or ".join(ALIASES[name]))
-    return value
-
-
-def detect(value: Mapping[str, Any] | str) -> tuple[str, str]:
-    """Format of a row, and why. Raises MisfitError if no format fits."""
-    if isinstance(value, str):
-        return "text", "plain text"
-    said = get(value, "messages")
-    rules = [
-        ("preference", _has(value, "chosen", "rejected"), "columns 'chosen' and 'rejected'"),
-        ("ranked", _has(value, "prompt", "responses") and isinstance(get(value, "responses"), list), "a prompt and a list of responses"),
-        ("sharegpt", _speaks(said, "from"), "turns with 'from' and 'value'"),
-        ("messages", _speaks(said, "role"), "turns with 'role' and 'content'"),
-        ("alpaca", _has(value, "instruction", "output"), "columns 'instruction' and 'output'"),
-        ("question-answer", _has(value, "question", "answer"), "columns 'question' and 'answer'"),
-        ("prompt-completion", _has(value, "prompt", "completion"), "a prompt and its completion"),
-        ("prompt", _has(value, "prompt"), "a prompt without an answer"),
-        ("text", isinstance(get(value, "text"), str), "a column of text"),
-    ]
-    for name, fits, why in rules:
-        if fits:
-            return name, why
-    raise MisfitError("no known format", f"columns {', '.join(map(str, value)) or 'none'}", "`format` and `columns` in the recipe")
-
-
-def _has(row: Mapping[str, Any], *names: str) -> bool:
-    return all(get(row, name) is not None for name in names)
-
-
-def _speaks(turns: Any, key: str) -> bool:
-    return isinstance(turns, list) and bool(turns) and isinstance(turns[0], dict) and key in turns[0]
-
-
 def normalise(value: Mapping[str, Any] | str, format: str, columns: Mapping[str, str], want: type[Record] | None) -> list[Record]:
     """Records that a row holds: one, or several for ranked lists. `want` None leaves the record that the format makes.
 
@@ -150,29 +77,7 @@ def normalise(value: Mapping[str, Any] | str, format: str, columns: Mapping[str,
     """
     row = mapped(value, columns)
     records = READERS[detect(row)[0] if format == "auto" else format](row)
-    return records if want is None else [_as(record, want) for record in records]
-
-
-def mapped(value: Mapping[str, Any] | str, columns: Mapping[str, str]) -> dict[str, Any]:
-    if isinstance(value, str):
-        return {"text": value}
-    row = dict(value)
-    for ours, theirs in columns.items():
-        row[ALIASES[ours][0] if ours in ALIASES else ours] = _reach(value, theirs)  # the first alias wins over a column of a known name
-    return row
-
-
-def _reach(value: Mapping[str, Any], path: str) -> Any:
-    """Value at a dotted path; a whole name that contains dots wins."""
-    here: Any = value
-    for part in [path] if path in value else path.split("."):
-        if not isinstance(here, Mapping) or part not in here:
-            names = [str(name) for name in here] if isinstance(here, Mapping) else []
-            close = difflib.get_close_matches(part, names, n=1)
-            hint = f" (did you mean '{close[0]}'?)" if close else ""
-            raise MisfitError(f"no column '{path}'", f"{', '.join(names) or type(here).__name__}{hint}", f"'{part}', as `columns` says")
-        here = here[part]
-    return here
+    return records if want is None else [_as(record, want, value) for record in records]
 
 
 def _text(row: dict[str, Any]) -> list[Record]:
@@ -372,8 +277,8 @@ def _rest(row: Mapping[str, Any], *read: str) -> dict[str, Any]:
     return {key: value for key, value in row.items() if key not in known}
 
 
-def _as(record: Record, want: type[Record]) -> Record:
-    """The record as another kind, where nothing that this kind needs would have to be invented."""
+def _as(record: Record, want: type[Record], row: Mapping[str, Any] | str) -> Record:
+    """The record as another kind, where nothing that this kind needs would have to be invented; `row` is what it was read from."""
     if want is Chat and isinstance(record, Chat) and not any(message["role"] == "assistant" for message in record.messages):
         roles = ", ".join(message["role"] for message in record.messages)
         raise MisfitError("no assistant turn", f"only {roles}", "at least one turn to learn from")
@@ -391,7 +296,18 @@ def _as(record: Record, want: type[Record]) -> Record:
     if want is Text and not isinstance(record, Text):
         messages = record.prompt + record.chosen if isinstance(record, Preference) else record.messages
         return Text("\n\n".join(message["content"] for message in messages if message["content"]))
-    raise MisfitError(f"a {type(record).__name__.lower()} row", f"a {type(record).__name__.lower()}", f"a {want.__name__.lower()} row")
+    found = "plain text" if isinstance(row, str) else f"columns {columns_of(row)}"
+    made = type(record).__name__.lower()
+    raise MisfitError(f"makes no {want.__name__.lower()}", f"{found}, which make a {made}", f"{WANTED[want]} (docs/data-formats.md)")
+
+
+WANTED: dict[type[Record], str] = {
+    Chat: "messages, or instruction and output, or question and answer, or prompt and completion",
+    Preference: "chosen and rejected (and prompt, where they do not repeat it), or prompt and responses",
+    Prompt: "prompt, or the columns of a chat or a preference",
+    Text: "text",
+}
+"""Columns from which each record can be made."""
 
 
 def _short(value: object, width: int = 60) -> str:

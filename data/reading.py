@@ -1,16 +1,18 @@
 """Rows of a stage's sources as records, one at a time and at constant memory: format found, faults counted, what was decided told. Torch-free."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import Any, Generic, TypeVar, cast
 
 from data.code import CODE, load_function
+from data.columns import NEEDS, MisfitError, columns_of, detect, get, mapped
 from data.config import Source
 from data.errors import DataError
 from data.files import Fault, Row
-from data.formats import Chat, MisfitError, Preference, Prompt, Record, Text, detect, mapped, normalise
+from data.formats import Chat, Preference, Prompt, Record, Text, normalise
 from data.sources import rows_and_faults
 from data.verdicts import Tally, Verdict
 
@@ -44,7 +46,7 @@ class Reading:
     source: Source
     want: type[Record] | None
     formats: dict[str, str] = field(default_factory=dict)
-    """Format by file, as the file's first row says."""
+    """Format by file, as the file's first row that fits says."""
     why: dict[str, str] = field(default_factory=dict)
     rows: int = 0
     within: int = 0
@@ -119,8 +121,10 @@ class Reading:
             return self._by_code(row, code[1], code[2])
         name = self.source.format if self.source.format != "auto" else self.formats.get(row.file)
         if name is None:
-            name, self.why[row.file] = detected(row.value, self.source)
-            self.formats[row.file] = name
+            name, why = detected(row.value, self.source)
+            found = normalise(row.value, name, self.source.columns, self.want)
+            self.formats[row.file], self.why[row.file] = name, why  # of the first row that fits: a faulty one decides nothing
+            return found
         return normalise(row.value, name, self.source.columns, self.want)
 
     def _by_code(self, row: Row, file: str, function: str) -> list[Record]:
@@ -138,14 +142,14 @@ class Reading:
         return [record for value in rows for record in normalise(value, "auto", self.source.columns, self.want)]
 
     def _fault(self, row: Row, misfit: MisfitError) -> Fault:
-        """The misfit as a fault; a row of another format than the file's first is told so."""
+        """The misfit as a fault; a row of another format than the file's first is told so, but not one that only lacks a column of that format."""
         expected = self.formats.get(row.file)
-        try:
-            own = detected(row.value, self.source)[0] if expected else expected
-        except MisfitError:
-            own = expected
-        if own != expected:
-            return Fault(row.file, row.number, "mixed formats in one file", f"a {own} row", f"{expected}, as in the file's first row")
+        if expected is not None and isinstance(row.value, dict) and all(get(row.value, name) is None for name in NEEDS[expected]):
+            with suppress(MisfitError):
+                own = detected(row.value, self.source)[0]
+                if own != expected:
+                    found = f"columns {columns_of(row.value)}, which are those of {own}"
+                    return Fault(row.file, row.number, "mixed formats in one file", found, f"{expected}, as in the file's first rows")
         return Fault(row.file, row.number, misfit.what, misfit.found, misfit.wanted)
 
     def check(self, taken: int) -> None:

@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data.formats import ALIASES, READERS, Chat, MisfitError, Preference, Prompt, Record, Text, detect, normalise, transcript
+from data.columns import ALIASES, MisfitError, detect
+from data.formats import READERS, Chat, Preference, Prompt, Record, Text, normalise, transcript
 from tests.data.chats import CALL, TOOLS, turns
 
 ASKED, SAID = turns("Q")[0], turns("Q", "A")[1]
@@ -259,8 +260,14 @@ WRONG: dict[str, tuple[Any, str, dict[str, str], type[Record], str]] = {
     ),
     "scores that are no list": ({"prompt": "Q", "responses": ["A"], "scores": 3}, "ranked", {}, Preference, "'scores' is not a list"),
     "scores that do not match": ({"prompt": "Q", "responses": ["A", "B"], "scores": [1]}, "ranked", {}, Preference, "1 for 2 responses"),
-    "text where chats are wanted": ({"text": "Once"}, "auto", {}, Chat, "a text row: found a text; wanted a chat row"),
-    "a chat where pairs are wanted": ({"messages": turns("Q", "A")}, "auto", {}, Preference, "wanted a preference row"),
+    "text where chats are wanted": (
+        {"text": "Once"},
+        "auto",
+        {},
+        Chat,
+        "makes no chat: found columns text, which make a text; wanted messages",
+    ),
+    "a chat where pairs are wanted": ({"messages": turns("Q", "A")}, "auto", {}, Preference, "wanted chosen and rejected"),
 }
 
 

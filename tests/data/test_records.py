@@ -67,8 +67,21 @@ def test_bad_rows_stop_with_the_first_of_each_kind_and_how_many_share_it(tmp_pat
     assert "(1 of 6 rows share this fault)" in message
     assert f"{path}, row 4: no list of turns: found 'Q'" in message
     assert "(2 of 6 rows share this fault)" in message
-    assert f"{path}, row 6: mixed formats in one file: found a alpaca row; wanted messages, as in the file's first row" in message
+    mixed = "mixed formats in one file: found columns instruction, output, which are those of alpaca; wanted messages, as in the file's first rows"
+    assert f"{path}, row 6: {mixed}" in message
     assert "on_bad_rows: skip" in message
+
+
+@pytest.mark.parametrize("whole_first", [True, False])
+def test_a_row_that_only_lacks_a_column_is_told_of_that_column_wherever_it_stands(tmp_path: Path, whole_first: bool) -> None:
+    whole, lacking = {"prompt": "Q", "chosen": "A", "rejected": "B"}, {"prompt": "Q", "chosen": "A"}
+    path = write(tmp_path / "a.jsonl", *([whole, lacking, whole] if whole_first else [lacking, whole, whole]))
+    with pytest.raises(DataError) as caught:
+        read_records([Source(path="a")], [[path]], Preference)
+    told = "row 2: no column 'rejected': found columns prompt, chosen; wanted rejected or dispreferred"
+    first = "row 1: makes no preference: found columns prompt, chosen, which make a prompt; wanted chosen and rejected"
+    assert (told if whole_first else first) in str(caught.value)
+    assert "(1 of 3 rows share this fault)" in str(caught.value)
 
 
 def test_bad_rows_are_left_out_and_counted_if_asked_so(tmp_path: Path) -> None:
