@@ -4,6 +4,7 @@ Exit codes: 0 done; 1 a stage failed or missed its gate; 2 the command line, the
 3 the run is held by another process; 130 interrupted, and the same command goes on.
 """
 
+import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -36,18 +37,13 @@ COMMANDS = {
 def main(argv: list[str] | None = None, *, worker: Sequence[str] | None = None) -> int:
     """Runs one command and gives its exit code. `worker` is what Python is told to run for a stage; `-m stages` if left out."""
     words = sys.argv[1:] if argv is None else argv
-    if not words or words[0] in ("-h", "--help", "help"):
-        print(_help())
-        return 0 if words else WRONG_USE
-    if words[0] == "--version":
-        print(_version())
-        return 0
-    if words[0] not in COMMANDS:
-        print(f"pipeline: no command '{words[0]}'{suggestion(words[0], COMMANDS)}\n\n{_help()}", file=sys.stderr)
-        return WRONG_USE
     try:
-        settings = {"worker": tuple(worker)} if words[0] == "run" and worker is not None else {}
-        return int(_command(words[0])(words[1:], **settings))
+        code = _carried_out(words, worker)
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:  # the reader of a pipe, `head` for one, has seen enough; a run that cannot tell what it does has failed
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1 if words[0] == "run" else 0
     except SystemExit as error:  # argparse: 0 after --help, 2 for a wrong option
         return error.code if isinstance(error.code, int) else WRONG_USE
     except (PipelineError, OSError) as error:
@@ -57,6 +53,20 @@ def main(argv: list[str] | None = None, *, worker: Sequence[str] | None = None) 
         return WRONG_USE if isinstance(error, RecipeError) else HELD if isinstance(error, HeldError) else FAILED
     except KeyboardInterrupt:
         return 130
+
+
+def _carried_out(words: Sequence[str], worker: Sequence[str] | None) -> int:
+    if not words or words[0] in ("-h", "--help", "help"):
+        print(_help())
+        return 0 if words else WRONG_USE
+    if words[0] == "--version":
+        print(_version())
+        return 0
+    if words[0] not in COMMANDS:
+        print(f"pipeline: no command '{words[0]}'{suggestion(words[0], COMMANDS)}\n\n{_help()}", file=sys.stderr)
+        return WRONG_USE
+    settings = {"worker": tuple(worker)} if words[0] == "run" and worker is not None else {}
+    return int(_command(words[0])(words[1:], **settings))
 
 
 def _command(name: str) -> Any:

@@ -127,12 +127,22 @@ def _count(word: str) -> int:
     return int(word)
 
 
+def _seconds(word: str) -> float:
+    try:
+        seconds = float(word)
+    except ValueError:
+        seconds = -1.0
+    if not 0 <= seconds < float("inf"):
+        raise argparse.ArgumentTypeError(f"found '{word}', wanted a number of seconds from 0")
+    return seconds
+
+
 def run(arguments: list[str], worker: tuple[str, ...] | None = None) -> int:
     """Carry out a recipe."""
     parser = Parser("run", "Carry out a recipe: finished stages are skipped, half-done ones resumed.").recipe().selection().json()
     parser.add_argument("--dry-run", action="store_true", help="show the plan and the commands, start nothing")
     parser.add_argument(
-        "--grace", metavar="SECONDS", type=float, default=120.0, help="time a stopped stage has for its checkpoint (default: 120)"
+        "--grace", metavar="SECONDS", type=_seconds, default=120.0, help="time a stopped stage has for its checkpoint (default: 120)"
     )
     parser.add_argument(
         "--max-restarts",

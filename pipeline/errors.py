@@ -52,5 +52,10 @@ class LaterFormatError(StoreError):
 
 def suggestion(found: object, known: Iterable[str]) -> str:
     """`; did you mean 'x'?`, or nothing if no known name is near."""
-    near = difflib.get_close_matches(str(found), list(known), n=1, cutoff=0.6)
-    return f"; did you mean '{near[0]}'?" if near else ""
+    near = nearest(found, known)
+    return f"; did you mean '{near}'?" if near else ""
+
+
+def nearest(found: object, known: Iterable[str]) -> str | None:
+    """The known name that comes nearest, if one is near."""
+    return next(iter(difflib.get_close_matches(str(found), list(known), n=1, cutoff=0.6)), None)

@@ -15,7 +15,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError, ReusedAnchorWarning, YAMLError
 from ruamel.yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
-from pipeline.errors import Problem, RecipeError
+from pipeline.errors import Problem, RecipeError, nearest
 
 MAX_BYTES = 100_000
 """A recipe is a few kilobytes; the scanner, in pure Python, takes about a second for this much."""
@@ -54,12 +54,21 @@ def read_recipe(file: Path, shown: str) -> tuple[str, Document]:
             raw = stream.read(MAX_BYTES + 1)
         text = raw.decode("utf-8-sig")
     except OSError as error:
-        raise RecipeError(f"{shown}: cannot be read: {error.strerror or error}") from error
+        near = "" if file.exists() else nearest_file(file)
+        raise RecipeError(f"{shown}: cannot be read: {error.strerror or error}{near}") from error
     except UnicodeDecodeError as error:
         raise RecipeError(f"{shown}: byte {error.start} is not UTF-8; save the file as UTF-8") from error
     if len(raw) > MAX_BYTES:
         raise RecipeError(f"{shown}: larger than {MAX_BYTES:,} bytes, which no recipe needs; is it another file?")
     return text, read_yaml(text, shown)
+
+
+def nearest_file(file: Path) -> str:
+    """`; did you mean 'recipes/demo.yaml'?`: what stands nearest to a path that is not there."""
+    if not file.parent.is_dir():
+        return f"; there is no folder '{file.parent}'"
+    near = nearest(file.name, [entry.name for entry in file.parent.iterdir()])
+    return f"; did you mean '{file.with_name(near)}'?" if near else ""
 
 
 def read_yaml(text: str, name: str) -> Document:

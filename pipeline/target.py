@@ -32,5 +32,5 @@ def run_folder(name: str, runs: str) -> Path:
         return path
     folder = open_target(name, (), runs)[1].path
     if not folder.is_dir():
-        raise RecipeError(f"{folder} is not there: nothing of {name} has run yet")
+        raise RecipeError(f"{folder} is not there: nothing of {name} has run yet; first: pipeline run {name}")
     return folder

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from pipeline.chat.session import Session
     from stages.core.dialogue import Ask, Said
 
-DONE, FAILED = 0, 1
+DONE, FAILED, WRONG_INPUT = 0, 1, 2
 SUMMARY = (
     "Talk to a finished model of a run, in its own chat template, as it answers; /compare sets stages side by side with reward and "
     "log-probability. Lines that come through a pipe are answered one after the other."
@@ -19,7 +19,7 @@ SUMMARY = (
 
 
 def main(arguments: list[str]) -> int:
-    """Talk to a model of a run. Exit code 1 if a message that came through a pipe or `--prompt` found no answer."""
+    """Talk to a model of a run. Exit code 1 if a message that came through a pipe or `--prompt` found no answer, 2 if a /command was wrong."""
     options = _parser().read(arguments)
     from pipeline.chat.cast import cast
     from pipeline.chat.partner import Partner
@@ -77,14 +77,14 @@ def _converse(session: "Session", partner: "Partner", lines: Iterable[str], *, a
             asks, back = session.read(line)
         except RecipeError as error:
             print(error, file=sys.stderr)
-            code = FAILED
+            code = WRONG_INPUT
             continue
         if back and not as_json:
             print(back)
         for ask in asks:
             said = _answer(partner, ask, several=len(asks) > 1, as_json=as_json)
             if said is None:
-                code = FAILED
+                code = max(code, FAILED)
             elif not line.strip().startswith("/compare"):
                 session.heard(ask, said)
         if session.is_over:

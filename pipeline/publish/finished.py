@@ -8,7 +8,7 @@ from typing import Any
 
 from pipeline.artifacts import inspect
 from pipeline.errors import suggestion
-from pipeline.publish.errors import PublishError
+from pipeline.publish.errors import ChoiceError, PublishError
 from pipeline.publishing import PUBLISHABLE
 from pipeline.store import Run, StageFolder, read_json
 from stages.contract import Artifact, Table
@@ -104,12 +104,12 @@ class Finished:
 def finished(run: Path, stages: Iterable[str]) -> list[Finished]:
     """The named stages' current results; every publishable one if none is named. Parents come before their children."""
     if not run.is_dir():
-        raise PublishError(f"there is no run {run}{suggestion(run.name, [entry.name for entry in run.parent.glob('*') if entry.is_dir()])}")
+        raise ChoiceError(f"there is no run {run}{suggestion(run.name, [entry.name for entry in run.parent.glob('*') if entry.is_dir()])}")
     here, wanted = Run(run), list(stages)
     links = sorted(entry.name for entry in run.iterdir() if entry.is_symlink())
     found = [one for name in wanted or links if (one := _current(here, name, links, named=bool(wanted))) is not None]
     if not found:
-        raise PublishError(f"{run}: no stage is done that could be published ({', '.join(PUBLISHABLE)})")
+        raise ChoiceError(f"{run}: no stage is done that could be published ({', '.join(PUBLISHABLE)})")
     return sorted({one.name: one for one in found}.values(), key=lambda one: (len(one.ancestors()), one.name))
 
 
@@ -127,14 +127,14 @@ def evaluations(stage: Finished) -> list[Finished]:
 def _current(run: Run, name: str, links: list[str], *, named: bool) -> Finished | None:
     folder = run.current(name)
     if folder is None:
-        raise PublishError(f"{run.path}: no stage '{name}' is there (done: {', '.join(links) or 'none'}){suggestion(name, links)}")
+        raise ChoiceError(f"{run.path}: no stage '{name}' is there (done: {', '.join(links) or 'none'}){suggestion(name, links)}")
     stage = _opened(run, name, folder)
     if not named:
         return stage if stage and stage.artifact.kind in PUBLISHABLE else None
     if stage is None:
-        raise PublishError(f"stage '{name}' is not done: {folder.path} has no manifest; run the recipe to its end first")
+        raise ChoiceError(f"stage '{name}' is not done: {folder.path} has no manifest; run the recipe to its end first")
     if stage.artifact.kind not in PUBLISHABLE:
-        raise PublishError(f"stage '{name}' makes a {stage.artifact.kind}; only {', '.join(PUBLISHABLE)} can be published")
+        raise ChoiceError(f"stage '{name}' makes a {stage.artifact.kind}; only {', '.join(PUBLISHABLE)} can be published")
     return stage
 
 

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.publish.errors import PublishError
+from pipeline.publish.errors import ChoiceError
 from pipeline.publish.finished import Finished
 from pipeline.publishing import Publishing
 
@@ -27,14 +27,14 @@ def check_licences(stages: Sequence[Finished], how: Publishing, ask: Callable[[s
     """Notes on the licences of models from outside. `ask` tells the licence of a repository; None where no network may be asked.
 
     Raises:
-        PublishError: there is no word on a licence that is needed.
+        ChoiceError: there is no word on a licence that is needed.
     """
     found = {one.name: one for stage in stages for one in outside(stage)}
     if not found:
         return []
     if how.license is None:
         names = ", ".join(sorted(found))
-        raise PublishError(f"made from {names}: read its licence, and say with --license under which licence this may be passed on")
+        raise ChoiceError(f"made from {names}: read its licence, and say with --license under which licence this may be passed on")
     return [_judged(one, how, ask) for one in found.values()]
 
 
@@ -58,7 +58,7 @@ def _judged(one: Outside, how: Publishing, ask: Callable[[str, str | None], str 
     if licence in PERMISSIVE or (licence is not None and licence == how.license):
         return f"made from {one.name}, which is under {licence}: keep its notice"
     what = f"which is under {licence}" if licence else "which states no licence"
-    raise PublishError(
+    raise ChoiceError(
         f"made from {one.name}, {what}, and this is to be under {how.license}: read its licence, and if it allows that, say so with --acknowledge {one.name}"
     )
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.publish.errors import PublishError
+from pipeline.publish.errors import ChoiceError
 from pipeline.publish.finished import Finished
 from pipeline.publishing import MAIN, Publishing
 
@@ -37,7 +37,7 @@ class Place:
 
 
 def places(run: Path, owner: str, stages: Sequence[Finished], how: Publishing) -> dict[str, Place]:
-    """By fingerprint. Raises PublishError for a name that the Hub would refuse."""
+    """By fingerprint. Raises ChoiceError for a name that the Hub would refuse."""
     name = how.name or run.resolve().name
     if how.layout == "repositories":
         return {one.fingerprint: Place(_repository(f"{owner}/{name}-{one.name}"), how.revision) for one in stages}
@@ -54,5 +54,5 @@ def _repository(name: str) -> str:
     try:
         validate_repo_id(name)
     except HFValidationError as error:
-        raise PublishError(f"'{name}' cannot be a repository's name: {error}") from error
+        raise ChoiceError(f"'{name}' cannot be a repository's name: {error}") from error
     return name

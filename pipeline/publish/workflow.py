@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.publish.card import write_card
-from pipeline.publish.errors import PublishError
+from pipeline.publish.errors import BusyError, ChoiceError
 from pipeline.publish.family import family_card
 from pipeline.publish.files import Staged, base_of, refuse_secrets, sizes, stage_files
 from pipeline.publish.finished import Finished, finished
@@ -118,7 +118,7 @@ def _namespace(how: Publishing, remote: Remote | None) -> str:
     account = remote.account()
     namespace = how.owner or account.name
     if namespace not in (account.name, *account.organisations):
-        raise PublishError(
+        raise ChoiceError(
             f"{account.name} may not publish under '{namespace}' (may under: {', '.join((account.name, *account.organisations))})"
         )
     return namespace
@@ -131,7 +131,7 @@ def _workplace(run: Path) -> Iterator[Path]:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise PublishError(f"{run} is being published by another process") from error
+            raise BusyError(f"{run} is being published by another process") from error
         for left in run.glob(".publish-*"):  # of one that was killed
             shutil.rmtree(left, ignore_errors=True)
         with tempfile.TemporaryDirectory(prefix=".publish-", dir=run) as name:
@@ -194,7 +194,7 @@ def _send(remote: Remote, parcel: Parcel, how: Publishing) -> Publication:
     changed = remote.changed(one.repository, folder, branch, one.folder)
     head = remote.head(one.repository, branch)
     if one.tag and (tagged := remote.tagged(one.repository, one.tag)) and (changed or tagged != head):
-        raise PublishError(
+        raise ChoiceError(
             f"{one.repository}: tag {one.tag} names an earlier state ({tagged[:10]}); choose another tag, tags are never moved"
         )
     before = _record(stage.run).get(_key(remote, one), {}).get("commit")

@@ -8,24 +8,17 @@ from pipeline.arguments import Parser
 DONE = 0
 
 
-def run_folder(name: Path, runs: str) -> Path:
-    """The run's folder, which may also be named by its recipe's file."""
-    if not name.is_file():
-        return name
-    from pipeline.target import open_target
-
-    return open_target(str(name), (), runs)[1].path
-
-
 def report(arguments: list[str]) -> int:
     """Write one self-contained HTML page of a run."""
     parser = Parser("report", "Write one self-contained HTML page of a run: family tree, curves, samples, findings. Asks no network.")
-    parser.add_argument("run", metavar="RUN", type=Path, help="a run's folder, such as runs/demo, or its recipe")
+    parser.add_argument("run", metavar="RUN", help="a run's folder, such as runs/demo, or its recipe")
     parser.add_argument("--runs", metavar="DIR", default="runs", help="folder of all runs (default: runs)")
     parser.add_argument("--out", metavar="FILE", type=Path, help="where to write the page (default: RUN/report.html)")
     parser.add_argument("--watch", action="store_true", help="serve the page on this machine while the run goes on; Ctrl-C ends it")
     parser.add_argument("--port", type=int, default=0, help="port for --watch (default: a free one)")
     options = parser.json().read(arguments)
+    from pipeline.target import run_folder
+
     folder = run_folder(options.run, options.runs)
     if options.watch:
         from pipeline.report.watch import serve
@@ -41,8 +34,8 @@ def report(arguments: list[str]) -> int:
 def compare(arguments: list[str]) -> int:
     """Show what differs between two runs: settings, data and results, stage by stage."""
     parser = Parser("compare", "Show what differs between two runs: settings, data and results, stage by stage.")
-    parser.add_argument("a", metavar="RUN_A", type=Path, help="a run's folder, or its recipe")
-    parser.add_argument("b", metavar="RUN_B", type=Path, help="another run's folder, or its recipe")
+    parser.add_argument("a", metavar="RUN_A", help="a run's folder, or its recipe")
+    parser.add_argument("b", metavar="RUN_B", help="another run's folder, or its recipe")
     parser.add_argument("--runs", metavar="DIR", default="runs", help="folder of all runs (default: runs)")
     parser.add_argument("--html", metavar="FILE", type=Path, help="write the comparison as a self-contained page")
     options = parser.json().read(arguments)
@@ -50,9 +43,11 @@ def compare(arguments: list[str]) -> int:
 
     from pipeline.report.compare import as_html, as_table
     from pipeline.report.compare import compare as compared
+    from pipeline.target import run_folder
 
     found = compared(run_folder(options.a, options.runs), run_folder(options.b, options.runs))
     if options.html:
+        options.html.parent.mkdir(parents=True, exist_ok=True)
         options.html.write_text(as_html(found), encoding="utf-8")
     if options.json:
         print(json.dumps(found.as_json(), indent=1, default=str))

@@ -87,7 +87,7 @@ class Comparison:
 
 
 def compare(a: Path, b: Path) -> Comparison:
-    """Compare two run directories. Raises StoreError where one is none."""
+    """Compare two run directories. Raises RecipeError where one is none."""
     first, second = read_run(a), read_run(b)
     names = [stage.name for stage in first.stages] + [stage.name for stage in second.stages if first[stage.name] is None]
     labels = (first.name, second.name) if first.name != second.name else (str(a), str(b))

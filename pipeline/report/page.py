@@ -42,7 +42,7 @@ HEADLINES = {
 
 
 def write_report(folder: Path, out: Path | None = None) -> Path:
-    """Write the report of a run, by default beside its stages, and return where. Raises StoreError if the folder is no run."""
+    """Write the report of a run, by default beside its stages, and return where. Raises RecipeError if the folder is no run."""
     page = render(read_run(folder))
     target = out or folder / "report.html"
     target.parent.mkdir(parents=True, exist_ok=True)

@@ -12,7 +12,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from pipeline import lock, store
-from pipeline.errors import StoreError
+from pipeline.errors import RecipeError
 from pipeline.report.series import Curves, read_curves
 from stages.contract import INTERRUPTED
 
@@ -135,15 +135,15 @@ def load_json(path: Path) -> dict[str, Any]:
 
 
 def read_run(folder: Path) -> Run:
-    """Everything that the report tells of a run. Raises StoreError if the folder holds no recipe and no stage."""
+    """Everything that the report tells of a run. Raises RecipeError if the folder holds no recipe and no stage."""
     if not folder.is_dir():
-        raise StoreError(f"{folder}: no such folder; a run directory is what `pipeline run` made, such as runs/demo.")
+        raise RecipeError(f"{folder}: no such folder; a run directory is what `pipeline run` made, such as runs/demo.")
     recipe = _text(folder / "recipe.yaml")
     head = _yaml(recipe)
     written = _mapping(head.get("stages"))
     names = list(written) + [name for name in sorted(_links(folder)) if name not in written]
     if not names:
-        raise StoreError(f"{folder}: neither recipe.yaml nor a stage's folder is here; name a run directory, such as runs/demo.")
+        raise RecipeError(f"{folder}: neither recipe.yaml nor a stage's folder is here; name a run directory, such as runs/demo.")
     held = lock.is_held(store.Run(folder).lock)
     stages = tuple(_stage(folder, str(name), _mapping(written.get(name)), held=held) for name in names)
     overrides = _overrides(folder)

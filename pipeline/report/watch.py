@@ -10,7 +10,7 @@ LOOPBACK = "127.0.0.1"
 
 
 def serve(folder: Path, port: int = 0) -> int:
-    """Serve until Ctrl-C. Raises StoreError if the folder is no run."""
+    """Serve until Ctrl-C. Raises RecipeError if the folder is no run."""
     read_run(folder)
     with server(folder, port) as listening:
         print(f"http://{LOOPBACK}:{listening.server_port}/  (Ctrl-C ends it)", flush=True)

@@ -41,6 +41,25 @@ def test_exit_codes_are_those_of_the_contract():
         (["run", "chain.yaml", "--unti", "base"], "did you mean '--until'?"),
         (["run"], "RECIPE"),
         (["plan", "none.yaml"], "none.yaml: cannot be read"),
+        (["plan", "chian.yaml"], "did you mean 'chain.yaml'?"),
+        (["plan", "no/chain.yaml"], "there is no folder 'no'"),
+        (["run", "chain.yaml", "--grace", "soon"], "--grace"),
+        (["run", "chain.yaml", "--grace", "-1"], "found '-1', wanted a number of seconds from 0"),
+        (["inspect", "chain.yaml", "bse"], "did you mean 'base'?"),
+        (["inspect", "chain.yaml", "base"], "first: pipeline run chain.yaml --until rows"),
+        (["report", "runs/chain"], "cannot be read"),
+        (["report", "chain.yaml"], "nothing of chain.yaml has run yet; first: pipeline run chain.yaml"),
+        (["report", "."], "name a run directory"),
+        (["compare", "chain.yaml", "."], "nothing of chain.yaml has run yet"),
+        (["compare", ".", "."], "name a run directory"),
+        (["publish", ".", "base"], "no stage 'base' is there"),
+        (["publish", "."], "no stage is done that could be published"),
+        (["publish", ".", "--public"], "needs a `license`"),
+        (["export", ".", "base"], "no stage 'base' is done"),
+        (["chat", "."], "holds no finished language model yet"),
+        (["serve", "chain.yaml"], "nothing of chain.yaml has run yet"),
+        (["doctor", "chian.yaml"], "did you mean 'chain.yaml'?"),
+        (["clean", "chian.yaml"], "did you mean 'chain.yaml'?"),
         (["plan", "chain.yaml", "stages.bse.steps=3"], "did you mean 'base'?"),
         (["run", "chain.yaml", "--until", "bse"], "did you mean 'base'?"),
         (["status", "."], "is not a run's folder"),
@@ -172,6 +191,13 @@ def test_init_writes_a_recipe_under_its_own_name_that_plans(workshop: Workshop, 
     assert "\nname: my-model\n" in (workshop.root / "My Model.yaml").read_text()
     assert workshop.call("plan", "My Model.yaml") == contract.DONE
     assert "next: pipeline plan My Model.yaml" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("words", [["schema"], ["--help"]])
+def test_a_reader_who_has_seen_enough_is_no_failure(words: list[str], tmp_path: Path):
+    script = f"{sys.executable} -m pipeline {' '.join(words)} | true; exit ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", script], cwd=tmp_path, env=dict(os.environ, PYTHONPATH=str(ROOT)), capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_the_schema_is_printed(workshop: Workshop, capsys: Output):

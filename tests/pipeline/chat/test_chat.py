@@ -39,7 +39,7 @@ def test_lines_of_a_pipe_are_answered_one_after_the_other(run: Path) -> None:
     assert said[1]["logprob"] != said[2]["logprob"]
     assert said[3]["text"] == said[4]["text"], "without chance the same words get the same answer"
     assert "no command '/nonsense'" in done.stderr
-    assert done.returncode == 1, "a program learns that a line found no answer"
+    assert done.returncode == 2, "a program learns that a line was wrong"
     plain = typed(run, "--prompt", "hello you", "--temperature", "0", "--max-new-tokens", "8")
     assert (plain.returncode, plain.stderr) == (0, "")
     assert "log p -" in plain.stdout.splitlines()[-1]

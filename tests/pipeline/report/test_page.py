@@ -11,7 +11,7 @@ from random import Random
 
 import pytest
 
-from pipeline.errors import StoreError
+from pipeline.errors import RecipeError
 from pipeline.report.catalogue import meaning
 from pipeline.report.commands import report
 from pipeline.report.costs import costs
@@ -152,9 +152,9 @@ def test_a_run_whose_files_are_damaged_still_has_a_page(tmp_path: Path) -> None:
 
 
 def test_a_folder_that_is_no_run_is_refused_in_a_sentence(tmp_path: Path) -> None:
-    with pytest.raises(StoreError, match="name a run directory"):
+    with pytest.raises(RecipeError, match="name a run directory"):
         read_run(tmp_path)
-    with pytest.raises(StoreError, match="no such folder"):
+    with pytest.raises(RecipeError, match="no such folder"):
         read_run(tmp_path / "nowhere")
 
 
