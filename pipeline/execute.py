@@ -130,7 +130,7 @@ class Execution:
         tail = Tail(step.folder.path / "metrics.jsonl")
         surrounding = environment(self.hardware, os.environ)
         child = spawn(argv, folder=step.folder.path, log=attempt.log, environment=surrounding, descriptor=self.lock.descriptor)
-        self.lock.tell(stage=step.name, stage_pid=child.pid)
+        self.lock.tell(stage=step.name, folder=step.folder.path.name, stage_pid=child.pid)
 
         def tick() -> None:
             for record in tail.new():

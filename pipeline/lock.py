@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import HeldError
-from pipeline.store import now
+from pipeline.store import LOCK, now
 
 ASKS = 5
 """Times that a lock is asked for: whoever only looks (`is_held`) has it for an instant."""
@@ -89,9 +89,21 @@ def holder(file: Path) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
+def works_on(folder: Path) -> bool:
+    """Whether some process works on this stage folder now."""
+    file = folder.parent / LOCK
+    return is_held(file) and holder(file).get("folder") == folder.name
+
+
+def held_by(file: Path) -> str | None:
+    """Who works on the run now, in words; None if nobody does."""
+    return f"held by {describe(file)}" if is_held(file) else None
+
+
 def describe(file: Path) -> str:
     who = holder(file)
-    stage = f", which runs stage {who['stage']} as process {who['stage_pid']}" if "stage" in who else ""
+    where = f" in {who['folder']}" if "folder" in who else ""
+    stage = f", which runs stage {who['stage']} as process {who['stage_pid']}{where}" if "stage" in who else ""
     return f"process {who.get('pid', 'unknown')} on {who.get('host', 'an unknown host')} since {who.get('since', 'an unknown time')}{stage}"
 
 

@@ -8,6 +8,7 @@ from typing import Any, Literal
 from pipeline.artifacts import MANIFEST, inspect
 from pipeline.errors import LaterFormatError, Problem, RecipeError, StoreError, suggestion
 from pipeline.identity import Identity, identities
+from pipeline.lock import works_on
 from pipeline.reasons import differences, missed_gates
 from pipeline.recipe import Recipe
 from pipeline.results import artifact_complaint
@@ -181,7 +182,7 @@ def _state(
 
 
 def _ending(folder: StageFolder) -> str:
-    """How the last attempt ended."""
+    """How the last attempt ended, if it has."""
     attempts = folder.attempts()
     if not attempts:
         return ""
@@ -190,7 +191,7 @@ def _ending(folder: StageFolder) -> str:
         found = last.exit
     except StoreError:
         found = None
-    how = str(found["how"]) if found else "ended unseen"
+    how = str(found["how"]) if found else "runs now" if works_on(folder.path) else "ended unseen"
     return f"; attempt {last.number} {how}"
 
 

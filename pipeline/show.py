@@ -8,6 +8,7 @@ from pydantic import ValidationError
 
 from pipeline.errors import StoreError
 from pipeline.jobs import relative
+from pipeline.lock import held_by
 from pipeline.plan import Plan, Step
 from pipeline.progress import number, numbers
 from pipeline.store import StageFolder, read_json
@@ -22,11 +23,15 @@ def columns(rows: Iterable[Sequence[str]]) -> str:
 
 
 def plan_text(plan: Plan) -> str:
-    return columns((step.name, step.kind, step.action, step.reason) for step in plan.steps)
+    """A line a stage, and who works on the run now."""
+    held = held_by(plan.run.lock)
+    table = columns((step.name, step.kind, step.action, step.reason) for step in plan.steps)
+    return f"{table}\n{plan.run.path} is {held}" if held else table
 
 
 def plan_json(plan: Plan) -> dict[str, Any]:
-    return {"name": plan.recipe.name, "run": str(plan.run.path), "stages": [_step_json(step) for step in plan.steps]}
+    stages = [_step_json(step) for step in plan.steps]
+    return {"name": plan.recipe.name, "run": str(plan.run.path), "held": held_by(plan.run.lock), "stages": stages}
 
 
 def _step_json(step: Step) -> dict[str, Any]:

@@ -1,8 +1,10 @@
 """Where a run stands now: what `pipeline status` shows."""
 
+from collections.abc import Mapping
 from typing import Any
 
-from pipeline.lock import describe, holder, is_held
+from pipeline.ending import last_lines
+from pipeline.lock import held_by, holder, works_on
 from pipeline.plan import Step, make_plan
 from pipeline.progress import last_record, numbers, position
 from pipeline.recipe import Recipe
@@ -13,29 +15,43 @@ STATES = {"skip": "done", "seal": "to seal", "resume": "to resume", "run": "to r
 
 def standing(recipe: Recipe, run: Run) -> dict[str, Any]:
     """State of every stage, and who works on the run."""
-    working = is_held(run.lock)
-    active = holder(run.lock).get("stage") if working else None
-    stages = [_stage(step, active == step.name) for step in make_plan(recipe, run).steps]
+    held = held_by(run.lock)
+    active = holder(run.lock) if held else {}
+    stages = [_stage(step, active) for step in make_plan(recipe, run).steps]
     return {
         "name": recipe.name,
         "run": str(run.path),
-        "held": f"held by {describe(run.lock)}" if working else None,
+        "held": held,
         "stages": stages,
     }
 
 
-def _stage(step: Step, active: bool) -> dict[str, Any]:
+def _stage(step: Step, active: Mapping[str, Any]) -> dict[str, Any]:
+    """One stage; `active` says what is worked on now."""
     record = last_record(step.folder.path / "metrics.jsonl") if step.manifest is None else None
     metrics = dict(step.manifest["metrics"]) if step.manifest else record or {}
-    live = active and step.manifest is None
-    now = "  ".join(part for part in (position(record or {}), numbers(record or {})) if part)
-    text = (now or "starting") if live else f"{step.reason}  {numbers(metrics)}".rstrip() if step.manifest else step.reason
+    live = step.manifest is None and works_on(step.folder.path)
     return {
         "name": step.name,
         "kind": step.kind,
         "state": "runs" if live else STATES[step.action],
-        "text": text,
+        "text": _progress(step, record or {})
+        if live
+        else f"{step.reason}  {numbers(metrics) if step.manifest else ''}".rstrip() + _elsewhere(step, active),
         "metrics": metrics,
         "folder": str(step.folder.path),
         "attempts": len(step.folder.attempts()),
     }
+
+
+def _progress(step: Step, record: dict[str, Any]) -> str:
+    """How far a stage that runs now has come; before its first numbers, and where it has none, the last line of its log."""
+    attempts = step.folder.attempts()
+    said = last_lines(attempts[-1].log)[-1:] if attempts else []
+    return "  ".join(filter(None, (position(record), numbers(record)))) or "".join(said) or "starting"
+
+
+def _elsewhere(step: Step, active: Mapping[str, Any]) -> str:
+    """That a stage of this name runs now with other settings."""
+    other = active.get("stage") == step.name and active.get("folder") != step.folder.path.name
+    return f"; with other settings it runs now, in {active.get('folder')}" if other else ""

@@ -15,6 +15,8 @@ from typing import Any
 from pipeline.artifacts import MANIFEST, content_digest, file_digest, listing
 from pipeline.errors import LaterFormatError, StoreError
 
+LOCK = "lock"
+"""File of the run directory that whoever works on it holds (`pipeline.lock`)."""
 FORMAT = 1
 """Of manifests; raised when a field changes its meaning."""
 
@@ -167,7 +169,7 @@ class Run:
 
     @property
     def lock(self) -> Path:
-        return self.path / "lock"
+        return self.path / LOCK
 
     def folder(self, stage: str, fingerprint: str) -> StageFolder:
         return StageFolder(self.path / f"{stage}-{fingerprint}")

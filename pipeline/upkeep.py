@@ -11,7 +11,7 @@ from typing import Any
 from pipeline.errors import StoreError
 from pipeline.jobs import PACKAGES, relative
 from pipeline.launch import cores, cuda_devices
-from pipeline.lock import held
+from pipeline.lock import held, held_by, works_on
 from pipeline.plan import make_plan
 from pipeline.store import Run, StageFolder, read_json
 from pipeline.target import open_target
@@ -22,10 +22,10 @@ SEAL = "COMPLETE"
 
 
 def clean_run(options: argparse.Namespace) -> int:
-    """Lists what the recipe does not ask for any more; removes it with `--yes`, while no other process works on the run."""
+    """Lists what the recipe does not ask for any more, less what is worked on now; removes it with `--yes`, while no other process works on the run."""
     recipe, run = open_target(options.recipe, options.overrides, options.runs)
     wanted = {step.folder.path.name for step in make_plan(recipe, run).steps}
-    old = [folder for folder in run.folders() if folder.path.name not in wanted]
+    old = [folder for folder in run.folders() if folder.path.name not in wanted and not works_on(folder.path)]
     entries: list[dict[str, Any]] = [
         {"folder": relative(folder.path), "bytes": _bytes(folder.path), "state": _state(folder)} for folder in old
     ]
@@ -39,9 +39,11 @@ def clean_run(options: argparse.Namespace) -> int:
         return DONE
     for entry in entries:
         print(f"{'removed' if options.yes else 'would remove'}  {entry['folder']}  {entry['bytes'] / 1e6:,.1f} MB  {entry['state']}")
+    if (who := held_by(run.lock)) is not None:
+        print(f"{who}; what it works on is kept, and nothing can be removed before it ends")
     if not entries:
         print("nothing to remove")
-    elif not options.yes:
+    elif not options.yes and who is None:
         print("to remove them, add --yes")
     return DONE
 

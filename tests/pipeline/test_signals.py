@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -150,13 +151,41 @@ def test_a_second_run_leaves_with_3_and_names_the_holder(
     assert workshop.carry_out() == HELD
     err = capsys.readouterr().err
     assert f"held by process {process.pid} on " in err
-    assert f"which runs stage base as process {stage_pid(workshop)}" in err
+    assert f"which runs stage base as process {stage_pid(workshop)} in {workshop.folder('base').path.name}" in err
     assert workshop.call("clean", "chain.yaml", "--yes") == DONE  # nothing to remove
     assert workshop.call("status", "chain.yaml") == DONE
     out = capsys.readouterr().out
     assert "held by process" in out
     assert "runs" in out
     assert "step 2/4" in out
+
+
+def test_whoever_looks_at_a_run_that_goes_on_is_told_so(
+    workshop: Workshop, start: Callable[..., subprocess.Popen[str]], capsys: pytest.CaptureFixture[str]
+):
+    start("wait")
+    assert workshop.call("plan", "chain.yaml") == DONE
+    out = capsys.readouterr().out
+    assert "from step-000002; attempt 1 runs now" in out
+    assert "runs/chain is held by process" in out
+    (workshop.folder("base").path / "metrics.jsonl").unlink()
+    assert workshop.call("status", "chain.yaml") == DONE
+    assert re.search(r"base +runs +step 2$", capsys.readouterr().out, flags=re.MULTILINE), "the log's last line, where there are no numbers"
+
+
+def test_a_recipe_that_was_edited_meanwhile_takes_nothing_from_the_run_that_goes_on(
+    workshop: Workshop, start: Callable[..., subprocess.Popen[str]], capsys: pytest.CaptureFixture[str]
+):
+    start("wait")
+    live = workshop.folder("base").path
+    other = "stages.base.steps=3"
+    assert workshop.call("status", "chain.yaml", other) == DONE
+    assert f"with other settings it runs now, in {live.name}" in capsys.readouterr().out
+    assert workshop.call("clean", "chain.yaml", other) == DONE
+    out = capsys.readouterr().out
+    assert "would remove" not in out
+    assert "what it works on is kept" in out
+    assert "nothing to remove" in out
 
 
 def test_a_killed_orchestrator_leaves_its_lock_with_the_stage_that_lives_on(
