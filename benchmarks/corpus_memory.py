@@ -1,194 +1,281 @@
-"""A corpus of so many gigabytes is generated, cleaned, tokenised and mixed; what is measured is time and the most memory that was ever held.
+"""A corpus of so many gigabytes is generated, cleaned, tokenised and mixed; measured are time, the most memory that was held, and what was found.
 
-    .venv/bin/python benchmarks/corpus_memory.py --gigabytes 0.25 1
+    .venv/bin/python benchmarks/corpus_memory.py --gigabytes 0.25 5
 
-The corpus is made of sentences of invented words, one document in ten short junk, one in ten a copy of an earlier one, one in twenty nearly one,
-some with bytes decoded wrongly. Cleaning is the `corpus` stage with its defaults, in a process of its own; tokenising and mixing is what a
-`pretrain` stage does before its first step: the cleaned corpus and a small second source with a temperature, and 1,000 rows read at random.
-Memory is the resident set of the process and its children, read every 0.1 s; a file that is mapped counts with the pages that were touched.
+The corpus is made of invented words with the frequencies of a language, every document a new one but for what is planted: junk that one rule each
+removes, lines of boilerplate, text decoded by the wrong table, exact copies with other case and spacing, near copies with a sentence more or some
+words changed, and questions of an exam. What the stage counts stands beside what was planted.
+
+Cleaning is the `corpus` stage with its defaults and an exam, in a process of its own; tokenising and mixing is what a `pretrain` stage does: the
+cleaned corpus and a small second source with a temperature, packed, and then every row read once as a training epoch reads them.
+
+Memory is read every 0.05 s, summed over the process and its children: `held` is anonymous (RssAnon), what the process needs; `mapped` is pages of files
+and shared memory that it has touched (RssFile, RssShmem), which the system takes back when it needs them; `most` is the largest sum of both.
 """
 
 import argparse
 import json
 import os
-import random
 import shutil
 import subprocess
 import sys
 import tempfile
 import threading
 import time
-from itertools import accumulate
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
+
+import numpy as np
 
 ROOT = Path(__file__).resolve().parents[1]
 GB = 10**9
+EXAM = 200
+"""Questions of the exam."""
+JUNK = {
+    "words_min": "click here to read more",
+    "duplicate_lines": "\n".join(["the very same line of a menu again", "home", "about us and what we do here"] * 12),
+    "symbols": "a #tag and #another #one with #many #more " * 12,
+    "bullet_lines": "\n".join(
+        f"- number {number} among several things, namely {word}"
+        for number, word in enumerate(["one", "two", "three", "four", "five", "six"] * 4)
+    ),
+    "alphabetic_words": "price 1234 5678 9012 3456 7890 1122 3344 " * 12,
+}
+"""A document for each of some rules, to which a number is added."""
 
 
-def sentences(count: int, source: random.Random) -> list[str]:
-    syllables = [a + b for a in "bdfgklmnprstvz" for b in ("a", "e", "i", "o", "u", "an", "er", "ol")]
-    words = ["".join(source.choices(syllables, k=source.choice((1, 2, 2, 3)))) for _ in range(50_000)]
-    weights = list(accumulate(1 / (rank + 10) for rank in range(len(words))))
-    return [" ".join(source.choices(words, cum_weights=weights, k=source.randrange(8, 20))).capitalize() + "." for _ in range(count)]
+@dataclass
+class Language:
+    """Words of one or more syllables by Zipf's law, and what stands between sentences and paragraphs."""
+
+    random: np.random.RandomState
+    forms: list[str] = field(default_factory=list)
+    table: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
+
+    def __post_init__(self) -> None:
+        syllables = [a + b for a in "bdfgklmnprstvz" for b in ("a", "e", "i", "o", "u", "an", "er", "ol")]
+        words = sorted({"".join(self.random.choice(syllables, size)) for size in self.random.choice((1, 2, 2, 3), 60_000)}, key=len)
+        order = self.random.permutation(len(words))
+        weights = 1 / (np.arange(len(words)) + 10.0)
+        ends = [(word, other, mark) for mark, count in ((". ", 6_000), (".\n\n", 1_000)) for word, other in self._pairs(words, count)]
+        self.forms = [words[place] for place in order] + [f"{word}{mark}{other.capitalize()}" for word, other, mark in ends]
+        # One word in 13 ends a sentence, one in 90 a paragraph.
+        more = np.concatenate([np.full(6_000, 1 / 13 / 6_000), np.full(1_000, 1 / 90 / 1_000)]) * weights.sum()
+        share = np.cumsum(np.concatenate([weights, more]))
+        self.table = np.searchsorted(share / share[-1], (np.arange(2**20) + 0.5) / 2**20)
+
+    def _pairs(self, words: list[str], count: int) -> list[tuple[str, str]]:
+        return [(words[a], words[b]) for a, b in self.random.randint(0, len(words), (count, 2))]
+
+    def text(self, size: int) -> str:
+        """So many words."""
+        forms = self.forms
+        return " ".join([forms[place] for place in self.table[self.random.randint(0, 2**20, size)].tolist()]).capitalize() + "."
 
 
-def generate(folder: Path, size: float, seed: int) -> int:
-    """Files of at most 250 MB; returns the bytes written."""
-    source = random.Random(seed)
-    said = sentences(400_000, source)
-    written, number, recent = 0, 0, ["one"] * 50
+def documents(language: Language, questions: list[str], planted: Counter[str]) -> Iterator[str]:
+    """Without end; what is planted is counted."""
+    random = language.random
+    recent: list[str] = []
+    names = [*JUNK, "exact_copies", "near_copies", "exam", "repaired", "lines", "good"]
+    chances = np.cumsum([0.02] * len(JUNK) + [0.10, 0.05, 0.002, 0.03, 0.05])
+    while True:
+        kind = names[int(np.searchsorted(chances, random.random_sample(), side="right"))]
+        if kind in ("exact_copies", "near_copies") and len(recent) < 100:
+            kind = "good"
+        planted[kind] += 1
+        if kind in JUNK:
+            yield f"{JUNK[kind]} {planted[kind]}"
+            continue
+        if kind == "exact_copies":
+            yield recent[random.randint(len(recent))].upper().replace(". ", ".  ")
+            continue
+        if kind == "near_copies":
+            yield near(recent[random.randint(len(recent))], language)
+            continue
+        text = language.text(int(random.randint(150, 900)))
+        if kind == "exam":
+            text += " " + questions[random.randint(len(questions))] + " " + language.text(30)
+        elif kind == "repaired":
+            text = text.replace("a", "é", 5).encode().decode("cp1252", "replace") + "\x00"
+        elif kind == "lines":
+            text += "\n\nThis site uses cookies. All rights reserved."
+        elif len(recent) < 2_000:
+            recent.append(text)
+        else:
+            recent[random.randint(len(recent))] = text
+        yield text
+
+
+def near(text: str, language: Language) -> str:
+    """One to three words changed in about 500, or a sentence more: at least 0.9 of the runs of five words stay."""
+    if language.random.random_sample() < 0.5:
+        return f"{text} {language.text(6)}"
+    words = text.split(" ")
+    for place in language.random.randint(0, len(words), max(1, len(words) // 300)):
+        words[place] = "changed"
+    return " ".join(words)
+
+
+def generate(folder: Path, size: float, seed: int) -> tuple[int, Counter[str]]:
+    """Files of at most 250 MB and an exam; returns the bytes written and what was planted."""
+    language, planted = Language(np.random.RandomState(seed)), Counter[str]()
+    questions = [language.text(30) for _ in range(EXAM)]
+    (folder / "exam.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in questions), encoding="utf-8")
+    (folder / "raw").mkdir()
+    source = documents(language, questions, planted)
+    written = number = 0
     while written < size:
-        with (folder / f"web-{number:03d}.jsonl").open("w", encoding="utf-8") as file:
+        with (folder / "raw" / f"web-{number:03d}.jsonl").open("w", encoding="utf-8") as file:
             here = 0
             while here < min(GB // 4, size - written):
-                kind = source.random()
-                parts = source.choices(said, k=source.randrange(10, 60))
-                text = "\n\n".join(" ".join(parts[begin : begin + 6]) for begin in range(0, len(parts), 6))
-                if kind < 0.1:
-                    text = "click here to read more"
-                elif kind < 0.2:
-                    text = source.choice(recent)
-                elif kind < 0.25:
-                    text = source.choice(recent) + " " + source.choice(said)
-                elif kind < 0.3:
-                    text = text.replace("a", "Ã©", 5)
-                else:
-                    recent[source.randrange(len(recent))] = text
-                here += file.write(json.dumps({"text": text}, ensure_ascii=False) + "\n")
+                here += file.write(json.dumps({"text": next(source)}, ensure_ascii=False) + "\n")
         written, number = written + here, number + 1
-    return written
+    small = Language(np.random.RandomState(seed + 1))
+    (folder / "small.jsonl").write_text("".join(json.dumps({"text": small.text(300)}) + "\n" for _ in range(2_000)), encoding="utf-8")
+    return written, planted
 
 
-def measured(arguments: list[str]) -> tuple[float, float, str]:
-    """Wall seconds, most megabytes, and the output of a process and its children."""
-    began = time.monotonic()
-    child = subprocess.Popen(arguments, cwd=ROOT, stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONSAFEPATH": "1"})
-    most, done = 0.0, threading.Event()
+class Memory:
+    """Megabytes of a process and its children, the most of each kind while it runs."""
 
-    def watch() -> None:
-        nonlocal most
-        while not done.wait(0.1):
-            most = max(most, sum(map(resident, family(child.pid))))
+    def __init__(self, process: int) -> None:
+        self.most: dict[str, float] = {"most": 0.0, "held": 0.0, "mapped": 0.0}
+        self._process, self._done = process, threading.Event()
+        self._watcher = threading.Thread(target=self._watch)
+        self._watcher.start()
 
-    watcher = threading.Thread(target=watch)
-    watcher.start()
-    output = child.communicate()[0]
-    done.set()
-    watcher.join()
-    assert child.returncode == 0, output
-    return time.monotonic() - began, most / 1e6, output
+    def _watch(self) -> None:
+        while not self._done.wait(0.05):
+            found = [kinds(process) for process in family(self._process)]
+            held, mapped = sum(kind[0] for kind in found), sum(kind[1] for kind in found)
+            for name, value in (("most", held + mapped), ("held", held), ("mapped", mapped)):
+                self.most[name] = max(self.most[name], value)
+
+    def ended(self) -> dict[str, float]:
+        self._done.set()
+        self._watcher.join()
+        return {name: round(value, 1) for name, value in self.most.items()}
+
+
+def kinds(process: int) -> tuple[float, float]:
+    """Megabytes that are anonymous, and those of files and shared memory."""
+    try:
+        lines = dict(line.split(":", 1) for line in Path(f"/proc/{process}/status").read_text().splitlines() if line.startswith("Rss"))
+    except OSError:
+        return 0.0, 0.0
+    held, *mapped = (int(lines.get(name, "0").split()[0]) * 1024 / 1e6 for name in ("RssAnon", "RssFile", "RssShmem"))  # none of a zombie
+    return held, sum(mapped)
 
 
 def family(parent: int) -> list[int]:
-    parents = {}
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            try:
-                parents[int(entry.name)] = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
-            except OSError:
-                continue
+    """A process and all below it."""
     found = [parent]
     for process in found:
-        found += [child for child, above in parents.items() if above == process]
+        try:
+            for thread in Path(f"/proc/{process}/task").iterdir():
+                found += map(int, (thread / "children").read_text().split())
+        except OSError:
+            continue
     return found
 
 
-def resident(process: int) -> int:
-    try:
-        return int(Path(f"/proc/{process}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-    except OSError:
-        return 0
+def measured(arguments: list[str]) -> tuple[dict[str, float], str]:
+    """Seconds by the clock and of CPU, megabytes, and the output of a process and its children."""
+    began, before = time.monotonic(), os.times()
+    child = subprocess.Popen(arguments, cwd=ROOT, stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONSAFEPATH": "1"})
+    memory = Memory(child.pid)
+    output = child.communicate()[0]
+    megabytes, after = memory.ended(), os.times()
+    if child.returncode:
+        raise SystemExit(output[-4_000:])
+    cpu = after.children_user + after.children_system - before.children_user - before.children_system
+    return {"seconds": round(time.monotonic() - began, 1), "cpu": round(cpu, 1), **megabytes}, output
 
 
 def mix(folder: Path) -> None:
-    """What pretraining does before its first step, in a process of its own."""
-    sys.modules.setdefault("torch", None)  # type: ignore[arg-type]
+    """What pretraining does before its first step and, but for the model, in an epoch; in a process of its own."""
     from itertools import islice
 
-    import numpy as np
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-    from transformers import PreTrainedTokenizerFast
+    from transformers import AutoTokenizer
 
     from data.config import Source
     from data.formats import Text
-    from data.packing import pack
-    from data.prepared import picked, text_tokens
     from data.reading import Stream
-    from data.records import sides
     from data.sources import resolve
+    from data.templates import TEMPLATES
+    from stages.contract import Job
+    from stages.core.rows import PackedRows, collate
+    from stages.core.text import corpora
+    from stages.tokenizer.run import trained
 
     sources = [Source(path="clean/artifact/documents"), Source(path="small.jsonl")]
-    files = [resolve(source, folder) for source in sources]
-    backend = Tokenizer(models.BPE())
-    backend.pre_tokenizer, backend.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=16_384, special_tokens=["<|eos|>"], initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
-    )
-    backend.train_from_iterator((record.text for _, record in islice(Stream(sources[:1], files[:1], Text), 2_000)), trainer)
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="<|eos|>")  # noqa: S106 - a token of text
+    files = {f"data.{number}": resolve(source, folder) for number, source in enumerate(sources)}
+    trained(
+        (record.text for _, record in islice(Stream(sources[:1], [files["data.0"]], Text), 2_000)), 16_384, TEMPLATES["turns"]
+    ).save_pretrained(folder / "words")
+    tokenizer = AutoTokenizer.from_pretrained(folder / "words")
+    job = Job(stage="base", kind="pretrain", folder=folder / "base", seed=1, files=files, config={})
     began = time.process_time()
-    tokens, _ = text_tokens(tokenizer, sources, files, folder / "tokens", places=True)
-    spent = time.process_time() - began
-    chosen = picked(tokens, sources, 2.0)
-    out = np.array(sides(tokens.documents["place"][chosen].tolist(), 0.01))
-    lengths, starts = tokens.lengths, tokens.starts
-    rows = 0
-    for window in np.array_split(np.random.RandomState(0).permutation(chosen[~out]), max(1, len(chosen) // 2**16)):
-        rows += len(pack(np.minimum(lengths[window], 1024).tolist(), 1024))
-    total = 0
-    for document in np.random.RandomState(1).choice(chosen, 10_000):
-        total += int(tokens.ids[starts[document] : starts[document] + lengths[document]].astype(np.int64).sum())
-    share = float((tokens.documents["source"][chosen] == 1).mean())
-    print(
-        json.dumps({"tokens": int(tokens.about["tokens"]), "documents": len(tokens), "cpu": spent, "rows": rows, "share_of_small": share})
-    )
+    found = corpora(job, tokenizer, sources, [], 0.01, temperature=2.0)
+    tokenised = time.process_time()
+    rows = PackedRows(found.train.documents(1024), capacity=1024, seed=1)
+    packed = time.process_time()
+    tokens = sum(batch["input_ids"].numel() for batch in (collate([rows[row]]) for row in range(rows.per_epoch)))
+    share = float((found.train.tokens.documents["source"][found.train.picked] == 1).mean())
+    told = {
+        "tokens": int(found.train.tokens.about["tokens"]), "documents": len(found.train.tokens), "share_of_small": round(share, 4),
+        "rows": rows.per_epoch, "read": tokens, "efficiency": round(tokens / rows.per_epoch / 1024, 4),
+        "tokenise_cpu": round(tokenised - began, 1), "pack_cpu": round(packed - tokenised, 1), "read_cpu": round(time.process_time() - packed, 1),
+    }  # fmt: skip
+    print(json.dumps(told))
 
 
-def run(size: float, processes: int, place: str | None) -> dict[str, float]:
-    folder = Path(tempfile.mkdtemp(dir=place))
+def counted(result: dict, planted: Counter[str]) -> list[tuple[str, int, int]]:
+    """What was planted and what the stage says of it."""
+    removed = {row[0]: int(row[1]) for row in result["tables"][0]["rows"]}
+    done = " ".join(result["notes"])
+    for name, words in (("repaired", " documents repaired"), ("lines", " lines taken out")):
+        removed[name] = int(done.split(words)[0].split()[-1].replace(",", "")) if words in done else 0
+    kept = sum(planted[name] for name in ("good", "repaired", "lines"))
+    names = [name for name in planted if name != "good"] + [name for name in removed if name not in planted]
+    return [("kept", kept, int(result["metrics"]["documents"])), *((name, planted[name], removed.get(name, 0)) for name in names)]
+
+
+def run(size: float, processes: int, place: str | None) -> None:
+    folder = Path(tempfile.mkdtemp(prefix="corpus-", dir=place))
     try:
-        (folder / "raw").mkdir()
+        began = time.process_time()
+        written, planted = generate(folder, size * GB, seed=1)
+        print(f"{written / GB:.2f} GB generated, {planted.total():,} documents, {time.process_time() - began:.0f} s of CPU", flush=True)
         (folder / "clean").mkdir()
-        began = time.monotonic()
-        written = generate(folder / "raw", size * GB, seed=1)
-        print(f"{written / GB:.2f} GB generated in {time.monotonic() - began:.0f} s", flush=True)
-        generate_small(folder / "small.jsonl")
-        files = sorted(str(file) for file in (folder / "raw").iterdir())
         job = {
-            "stage": "clean", "kind": "corpus", "folder": str(folder / "clean"), "seed": 1, "files": {"data.0": files},
-            "config": {"kind": "corpus", "data": [{"path": "raw"}], "processes": processes},
+            "stage": "clean", "kind": "corpus", "folder": str(folder / "clean"), "seed": 1,
+            "files": {"data.0": sorted(str(file) for file in (folder / "raw").iterdir()), "against.0": [str(folder / "exam.jsonl")]},
+            "config": {"kind": "corpus", "data": [{"path": "raw"}], "against": [{"path": "exam.jsonl"}], "processes": processes},
         }  # fmt: skip
         (folder / "clean" / "job.json").write_text(json.dumps(job))
-        seconds, megabytes, output = measured([sys.executable, "-m", "stages", str(folder / "clean" / "job.json")])
+        cost, _ = measured([sys.executable, "-m", "stages", str(folder / "clean" / "job.json")])
         result = json.loads((folder / "clean" / "result.json").read_text())
-        print(f"cleaned: {seconds:.0f} s, {written / 1e6 / seconds:.1f} MB/s, {megabytes:,.0f} MB at most; {result['metrics']}", flush=True)
-        print(*(f"  {row[0]} {row[1]:,.0f}" for row in result["tables"][0]["rows"]), sep="\n", flush=True)
-        more, also, output = measured([sys.executable, __file__, "--mix", str(folder)])
-        found = json.loads(output.splitlines()[-1])
-        print(f"tokenised and mixed: {more:.0f} s, {also:,.0f} MB at most; {found}", flush=True)
-        return {
-            "gigabytes": written / GB,
-            "clean_seconds": seconds,
-            "clean_megabytes": megabytes,
-            "mix_seconds": more,
-            "mix_megabytes": also,
-            **found,
-        }
+        print(f"cleaned: {cost}; {written / 1e6 / cost['cpu']:.1f} MB/s of CPU", flush=True)
+        print(
+            *(f"  {name:20} planted {planted:9,}  found {found:9,}" for name, planted, found in counted(result, planted)),
+            sep="\n",
+            flush=True,
+        )
+        shutil.rmtree(folder / "raw")
+        (folder / "base").mkdir()
+        cost, output = measured([sys.executable, __file__, "--mix", str(folder)])
+        print(f"tokenised, mixed and read: {cost}; {output.splitlines()[-1]}", flush=True)
     finally:
         shutil.rmtree(folder)
 
 
-def generate_small(file: Path) -> None:
-    said = sentences(20_000, random.Random(2))
-    source = random.Random(3)
-    with file.open("w", encoding="utf-8") as stream:
-        for _ in range(2_000):
-            stream.write(json.dumps({"text": " ".join(source.choices(said, k=20))}) + "\n")
-
-
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--gigabytes", type=float, nargs="+", default=[0.25, 1.0])
+    parser.add_argument("--gigabytes", type=float, nargs="+", default=[0.25])
     parser.add_argument("--processes", type=int, default=1, help="processes that clean")
     parser.add_argument("--folder", help="where the corpus is written, by default the system's temporary folder")
     parser.add_argument("--mix", type=Path, help=argparse.SUPPRESS)
@@ -197,5 +284,5 @@ if __name__ == "__main__":
     if options.mix:
         mix(options.mix)
     else:
-        for line in [run(size, options.processes, options.folder) for size in options.gigabytes]:
-            print(json.dumps(line))
+        for size in options.gigabytes:
+            run(size, options.processes, options.folder)

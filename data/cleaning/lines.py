@@ -30,6 +30,8 @@ _SENTENCE = re.compile(r"(?<=[.!?。！？])\s+|(?<=[。！？])")
 
 def without_lines(text: str, lines: Lines) -> tuple[str, int]:
     """The text without the lines that go, and how many went. Blank lines stay."""
+    if lines.words_min is None and not lines.unfinished and not (lines.boilerplate and _named(text.lower())):
+        return text, 0
     kept = [line for line in text.split("\n") if not line.strip() or not _goes(line, lines)]
     gone = text.count("\n") + 1 - len(kept)
     return ("\n".join(kept).strip(), gone) if gone else (text, 0)
@@ -42,8 +44,11 @@ def _goes(line: str, lines: Lines) -> bool:
         return True
     if not lines.boilerplate or len(line) > 8 * _BOILERPLATE_WORDS:
         return False
-    lower = line.lower()
-    return any(words in lower for words in _BOILERPLATE) and len(line.split()) < _BOILERPLATE_WORDS
+    return _named(line.lower()) and len(line.split()) < _BOILERPLATE_WORDS
+
+
+def _named(lower: str) -> bool:
+    return any(words in lower for words in _BOILERPLATE)
 
 
 def scrubbed(text: str, kinds: tuple[str, ...]) -> tuple[str, int]:

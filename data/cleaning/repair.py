@@ -10,8 +10,9 @@ _CONTROL = re.compile(
     "\ud800-\udfff\ufdd0-\ufdef\U0000fffe\U0000ffff"  # halves of pairs and what is no character
     "\ue000-\uf8ff]"  # private use
 )
+_CONTROL_BYTES = bytes(byte for byte in range(128) if _CONTROL.match(chr(byte)))
 _LINE_END = re.compile(r"\r\n?|\x85")
-_TRAILING = re.compile(r"[ \t]+(?=\n)")
+_TRAILING = re.compile(r"[ \t]+\n")
 _GAPS = re.compile(r"\n{4,}")
 
 
@@ -20,8 +21,13 @@ def repaired(text: str) -> str:
     if not text.isascii():
         text = _decoded_right(text)
         text = unicodedata.normalize("NFC", text)
-    text = _CONTROL.sub("", _LINE_END.sub("\n", text))
-    return _GAPS.sub("\n\n\n", _TRAILING.sub("", text)).strip()
+    # Each pattern is asked for by a plain search first, which is many times faster than the pattern itself.
+    if "\r" in text or "\x85" in text:
+        text = _LINE_END.sub("\n", text)
+    text = text.encode("ascii").translate(None, _CONTROL_BYTES).decode("ascii") if text.isascii() else _CONTROL.sub("", text)
+    if " \n" in text or "\t\n" in text:
+        text = _TRAILING.sub("\n", text)
+    return (_GAPS.sub("\n\n\n", text) if "\n\n\n\n" in text else text).strip()
 
 
 def _decoded_right(text: str) -> str:

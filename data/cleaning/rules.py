@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable, Iterator, Sequence
+from itertools import filterfalse
 
 import numpy as np
 
@@ -31,7 +32,7 @@ def broken(words: Words, rules: Rules) -> tuple[str, float] | None:
 
 
 def _mean_length(words: Words) -> float:
-    return float(words.lengths.mean()) if len(words.lengths) else 0.0
+    return words.characters / len(words.lengths) if len(words.lengths) else 0.0
 
 
 def _mean_length_outside_east_asia(words: Words) -> float:
@@ -50,7 +51,7 @@ def _share(parts: Sequence[str], test: Callable[[str], bool]) -> float:
 
 
 def _alphabetic(words: Words) -> float:
-    others = [word for word in words.words if not word.isalpha()]
+    others = filterfalse(str.isalpha, words.words)
     return 1 - sum(not any(map(str.isalpha, word)) for word in others) / len(words.words) if words.words else 0.0
 
 
@@ -75,15 +76,13 @@ def _top(size: int) -> Measure:
     """Share of characters in the most frequent run of `size` words, if it occurs at all more than once."""
 
     def measure(words: Words) -> float:
-        runs = words.runs(size)
-        if len(runs) < 2:
+        places, numbers = words.repeats(size)
+        if not len(places):
             return 0.0
-        _, first, counts = np.unique(runs, return_index=True, return_counts=True)
+        _, first, counts = np.unique(numbers, return_index=True, return_counts=True)
         most = counts.max()
-        if most < 2:
-            return 0.0
-        place = int(first[counts == most].min())
-        return float(words.lengths[place : place + size].sum() * most / words.lengths.sum())
+        place = int(places[first[counts == most].min()])
+        return float(words.lengths[place : place + size].sum() * most / words.characters)
 
     return measure
 
@@ -92,14 +91,14 @@ def _covered(size: int) -> Measure:
     """Share of characters in runs of `size` words that occur more than once, each character counted once."""
 
     def measure(words: Words) -> float:
-        twice = words.repeats(size)
-        if not len(twice):
+        places, _ = words.repeats(size)
+        if not len(places):
             return 0.0
         steps = np.zeros(len(words.lengths) + 1, np.int64)
-        np.add.at(steps, twice, 1)
-        np.add.at(steps, twice + size, -1)
+        steps[places] += 1
+        steps[places + size] -= 1
         inside = np.cumsum(steps[:-1]) > 0
-        return float(words.lengths[inside].sum() / words.lengths.sum())
+        return float(words.lengths[inside].sum() / words.characters)
 
     return measure
 

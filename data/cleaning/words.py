@@ -1,6 +1,7 @@
 """A document's words and runs of words as numbers, for counting and comparing. The same in every process."""
 
 import re
+from collections.abc import Sequence
 from functools import cached_property
 from zlib import crc32
 
@@ -13,7 +14,10 @@ EAST_ASIAN = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af\uf900-\ufaff"
 _CUT = re.compile(f"[{EAST_ASIAN}]|[^\\s{EAST_ASIAN}]+")
 _PLAIN = re.compile(f"[{EAST_ASIAN}]|[^\\W{EAST_ASIAN}]+")
 _EAST = re.compile(f"[{EAST_ASIAN}]")
+_ASCII = bytes(byte if byte > 127 or chr(byte).isalnum() or chr(byte) == "_" else ord(" ") for byte in range(256))
+"""A blank for every ASCII character that is no part of a word."""
 _MIX = np.uint64(0x9E3779B97F4A7C15)
+_BASE = np.uint64(0x100000001B3)
 
 
 class Words:
@@ -21,7 +25,7 @@ class Words:
 
     def __init__(self, text: str) -> None:
         self.text = text
-        self._repeats: dict[int, NDArray[np.int64]] = {}
+        self._repeats: dict[int, tuple[NDArray[np.int64], Hashes]] = {}
 
     @cached_property
     def words(self) -> list[str]:
@@ -33,6 +37,11 @@ class Words:
         return np.fromiter(map(len, self.words), np.int64, len(self.words))
 
     @cached_property
+    def characters(self) -> int:
+        """In words."""
+        return int(self.lengths.sum())
+
+    @cached_property
     def lines(self) -> list[str]:
         return [line for line in map(str.strip, self.text.split("\n")) if line]
 
@@ -40,45 +49,48 @@ class Words:
     def paragraphs(self) -> list[str]:
         return [part for part in map(str.strip, self.text.split("\n\n")) if part]
 
-    @cached_property
-    def hashes(self) -> Hashes:
-        """(W,) one a word, as it is written."""
-        return hashed(self.words)
-
-    def runs(self, size: int) -> Hashes:
-        """(W - size + 1,) one for each run of `size` words."""
-        return runs(self.hashes, size)
-
-    def repeats(self, size: int) -> NDArray[np.int64]:
-        """Places of the runs of `size` words that occur more than once."""
+    def repeats(self, size: int) -> tuple[NDArray[np.int64], Hashes]:
+        """Places of the runs of `size` words that occur more than once, in order, and a number for each run: equal where the runs are."""
         if size not in self._repeats:
-            shorter = self._repeats.get(size - 1)
-            # Where no shorter run occurs twice, no longer one does.
-            self._repeats[size] = shorter if shorter is not None and not len(shorter) else _twice(self.runs(size))
+            self._repeats[size] = self._longer(*self.repeats(size - 1), size) if size > 1 else self._single()
         return self._repeats[size]
 
+    def _single(self) -> tuple[NDArray[np.int64], Hashes]:
+        # Python's own hash differs from process to process, which nobody sees: only equality counts here.
+        return _twice(np.arange(len(self.words)), np.fromiter(map(hash, self.words), np.int64, len(self.words)).view(np.uint64))
 
-def _twice(runs: Hashes) -> NDArray[np.int64]:
-    ordered = np.sort(runs)
-    if not (ordered[1:] == ordered[:-1]).any():
-        return np.zeros(0, np.int64)
-    order = np.argsort(runs)
-    same = runs[order][1:] == runs[order][:-1]
-    found: NDArray[np.int64] = order[np.concatenate([same, [False]]) | np.concatenate([[False], same])]
-    return found
-
-
-def plain_words(text: str) -> list[str]:
-    """Words without what copies differ in: case, punctuation and white space."""
-    return _PLAIN.findall(text.casefold())
+    def _longer(self, places: NDArray[np.int64], numbers: Hashes, size: int) -> tuple[NDArray[np.int64], Hashes]:
+        """A run occurs twice only where the runs of one word less at its place and at the next do."""
+        if not len(places):
+            return places, numbers
+        begin = np.flatnonzero(places[1:] == places[:-1] + 1)
+        return _twice(places[begin], numbers[begin] * _BASE + numbers[begin + 1])
 
 
-def hashed(words: list[str]) -> Hashes:
-    """A number for each word; no word holds a blank."""
-    if not words:
-        return np.zeros(0, np.uint64)
-    cut = " ".join(words).encode("utf-8", "surrogatepass").split(b" ")  # one call where a word by word takes three times as long
-    return mixed(np.fromiter(map(crc32, cut), np.uint64, len(words)))
+def _twice(places: NDArray[np.int64], numbers: Hashes) -> tuple[NDArray[np.int64], Hashes]:
+    """Those whose number comes more than once."""
+    order = np.argsort(numbers)
+    ordered = numbers[order]
+    same = ordered[1:] == ordered[:-1]
+    found = np.sort(order[np.concatenate([same, [False]]) | np.concatenate([[False], same])]) if same.any() else order[:0]
+    return places[found], numbers[found]
+
+
+def plain_words(text: str) -> list[bytes]:
+    """Words without what copies differ in (case, punctuation and white space), as UTF-8."""
+    parts = text.encode("utf-8", "surrogatepass").translate(_ASCII).lower().split()
+    if text.isascii():
+        return parts
+    return [word for part in parts for word in ([part] if part.isascii() else _foreign(part.decode("utf-8", "surrogatepass")))]
+
+
+def _foreign(part: str) -> list[bytes]:
+    return [word.encode("utf-8", "surrogatepass") for word in _PLAIN.findall(part.casefold())]
+
+
+def hashed(words: Sequence[bytes]) -> Hashes:
+    """A number for each word."""
+    return mixed(np.fromiter(map(crc32, words), np.uint64, len(words)))
 
 
 def mixed(values: Hashes) -> Hashes:
@@ -96,5 +108,5 @@ def runs(hashes: Hashes, size: int) -> Hashes:
         return np.zeros(0, np.uint64)
     total = np.zeros(count, np.uint64)
     for offset in range(size):
-        total = total * np.uint64(0x100000001B3) + hashes[offset : offset + count]
+        total = total * _BASE + hashes[offset : offset + count]
     return mixed(total)

@@ -1,6 +1,7 @@
 """Documents that repeat others, against slow and obvious ways to find them."""
 
 import random
+import re
 
 import numpy as np
 import pytest
@@ -8,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data.cleaning.copies import PERMUTATIONS, Bands, Signatures, digest_of, exact_copies, near_copies, signature_of
-from data.cleaning.words import hashed, plain_words, runs
+from data.cleaning.words import EAST_ASIAN, hashed, plain_words, runs
 
 WORDS = [f"word{n}" for n in range(2_000)]
 
@@ -46,7 +47,7 @@ def test_signatures_agree_as_often_as_the_sets_do() -> None:
 
 @given(st.lists(st.integers(0, 6), max_size=30))
 def test_exact_copies_are_all_but_the_first(numbers: list[int]) -> None:
-    digests = np.array([digest_of(hashed([str(number)])) for number in numbers], np.uint64).reshape(len(numbers), 2)
+    digests = np.array([digest_of(hashed([str(number).encode()])) for number in numbers], np.uint64).reshape(len(numbers), 2)
     assert exact_copies(digests).tolist() == [number in numbers[:place] for place, number in enumerate(numbers)]
 
 
@@ -90,3 +91,9 @@ def test_case_punctuation_and_spacing_make_no_other_document(text: str) -> None:
     one, other = (digest_of(hashed(plain_words(version))) for version in (text, f"  {text.upper().lower()} !"))
     if text.lower().casefold() == text.upper().lower().casefold():
         assert one.tolist() == other.tolist()
+
+
+@given(st.text(alphabet=st.characters() | st.sampled_from("aB_ .,-é你\u0307İß\n"), max_size=40))
+def test_plain_words_are_runs_of_letters_and_digits_of_the_folded_text_and_single_east_asian_characters(text: str) -> None:
+    slow = re.findall(f"[{EAST_ASIAN}]|[^\\W{EAST_ASIAN}]+", text.casefold())
+    assert plain_words(text) == [word.encode("utf-8", "surrogatepass") for word in slow]
