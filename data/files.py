@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 from data.errors import DataError
+from data.json_array import LARGEST, JsonText
 
 COMPRESSIONS = (".gz", ".zst")
 PLAIN_TEXT = (".txt", ".text", ".md")
@@ -107,12 +108,12 @@ def _decoded(path: Path) -> Iterator[tuple[int, str | Fault]]:
             try:
                 yield number, line.decode("utf-8-sig" if number == 1 else "utf-8")
             except UnicodeDecodeError as error:
-                yield number, _encoding_fault(path, number, line, error)
+                yield number, _encoding_fault(path, number, error, f" at column {error.start + 1}")
 
 
-def _encoding_fault(path: Path, number: int, line: bytes, error: UnicodeDecodeError) -> Fault:
-    utf16 = line[:2] in (b"\xff\xfe", b"\xfe\xff")
-    guess = "UTF-16" if utf16 else f"byte 0x{line[error.start]:02x} at column {error.start + 1} (Latin-1 or Windows-1252?)"
+def _encoding_fault(path: Path, number: int, error: UnicodeDecodeError, where: str = "") -> Fault:
+    utf16 = error.object[:2] in (b"\xff\xfe", b"\xfe\xff")
+    guess = "UTF-16" if utf16 else f"byte 0x{error.object[error.start]:02x}{where} (Latin-1 or Windows-1252?)"
     return Fault(str(path), number, "not UTF-8", guess, "text saved as UTF-8")
 
 
@@ -127,8 +128,8 @@ def _json_lines(path: Path) -> Iterator[Row | Fault]:
 def _parsed(path: Path, number: int, line: str) -> Row | Fault:
     try:
         value = json.loads(line)
-    except ValueError as error:
-        return Fault(str(path), number, "not valid JSON", f"{_shown(line)} ({error})", "one JSON object a line")
+    except json.JSONDecodeError as error:
+        return Fault(str(path), number, "not valid JSON", f"{_shown(line)} ({error.msg} at column {error.colno})", "one JSON object a line")
     return _object(path, number, value, _HALF.search(line) is not None)
 
 
@@ -150,22 +151,37 @@ def _half(value: object) -> str | None:
 
 
 def _json(path: Path) -> Iterator[Row | Fault]:
-    """A JSON array of rows, an object that holds one such array, or JSON Lines under a .json name."""
-    with closing(_open(path)) as file:
-        raw = file.read()
+    """A JSON array of rows, of any size; an object that holds one such array; or JSON Lines under a .json name."""
+    number = 0
     try:
-        text = raw.decode("utf-8-sig")
+        with closing(_open(path)) as file:
+            text = JsonText(file, str(path))
+            if text.first() == "[":
+                for number, (value, written) in enumerate(text.elements(), start=1):
+                    yield _object(path, number, value, _HALF.search(written) is not None)
+                return
+        yield from _json_lines(path) if _is_lines(path) else _object_or_lines(path)
     except UnicodeDecodeError as error:
-        fault = _encoding_fault(path, raw.count(b"\n", 0, error.start) + 1, raw, error)
-        raise DataError(str(fault)) from error
-    start = re.match(r"\s*", text).end()  # type: ignore[union-attr]  # an empty match always exists
-    if text[start : start + 1] == "[":
-        yield from _array(path, text, start + 1)
-    elif text[start:]:
-        yield from _object_or_lines(path, text)
+        raise DataError(str(_encoding_fault(path, number + 1, error))) from error
+    except json.JSONDecodeError as error:
+        raise DataError(
+            f"{path}, row {number + 1}: not valid JSON: found {_shown(error.doc)} ({error.msg}); wanted one JSON object"
+        ) from error
 
 
-def _object_or_lines(path: Path, text: str) -> Iterator[Row | Fault]:
+def _is_lines(path: Path) -> bool:
+    """Whether the first two lines that are not blank are whole values; they are not read beyond what a value may have."""
+    with closing(_open(path)) as file:
+        lines = (line for line in iter(lambda: file.readline(LARGEST), b"") if line.strip())
+        try:
+            return all(json.loads(line) is not None for line in (next(lines), next(lines)))
+        except (StopIteration, ValueError):
+            return False
+
+
+def _object_or_lines(path: Path) -> Iterator[Row | Fault]:
+    with closing(_open(path)) as file:
+        text = JsonText(file, str(path)).whole()
     try:
         whole = json.loads(text)
     except ValueError:
@@ -175,28 +191,7 @@ def _object_or_lines(path: Path, text: str) -> Iterator[Row | Fault]:
     rows = arrays[0] if len(arrays) == 1 and len(whole) <= 3 and all(isinstance(row, dict) for row in arrays[0]) else [whole]
     # An object that itself looks like a row (a list of turns) is a row, not a container.
     rows = [whole] if isinstance(whole, dict) and whole.keys() & {"messages", "conversations", "conversation"} else rows
-    yield from (_object(path, number, value) for number, value in enumerate(rows, start=1))
-
-
-def _array(path: Path, text: str, position: int) -> Iterator[Row | Fault]:
-    """Elements one by one, so that a broken one is named; nothing after it can be found again, so it ends the file."""
-    decode, skip = json.JSONDecoder().raw_decode, re.compile(r"[\s,]*")
-    suspect = _HALF.search(text) is not None
-    number = 0
-    while True:
-        position = skip.match(text, position).end()  # type: ignore[union-attr]  # an empty match always exists
-        if text[position : position + 1] == "]":
-            return
-        number += 1
-        if position >= len(text):
-            raise DataError(f"{path}: the JSON array is cut short after row {number - 1}; wanted a closing ']'")
-        try:
-            value, position = decode(text, position)
-        except ValueError as error:
-            raise DataError(
-                f"{path}, row {number}: not valid JSON: found {_shown(text[position:])} ({error}); wanted one JSON object"
-            ) from error
-        yield _object(path, number, value, suspect)
+    yield from (_object(path, number, value, _HALF.search(text) is not None) for number, value in enumerate(rows, start=1))
 
 
 def _csv(path: Path) -> Iterator[Row | Fault]:
