@@ -67,6 +67,7 @@ class TokenFile:
     """What `write_tokens` wrote: a sequence of documents, (T,) int32 each."""
 
     def __init__(self, folder: Path) -> None:
+        self.folder = folder
         self.about: dict[str, Any] = json.loads((folder / ABOUT).read_bytes())
         self.ids = _mapped(folder / "ids.bin", np.dtype(self.about["dtype"]), self.about["tokens"])
         self.documents = _mapped(folder / "documents.bin", DOCUMENT, self.about["documents"])

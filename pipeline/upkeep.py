@@ -4,7 +4,7 @@ import argparse
 import json
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,25 +15,32 @@ from pipeline.lock import held, held_by, works_on
 from pipeline.plan import make_plan
 from pipeline.store import Run, StageFolder, read_json
 from pipeline.target import open_target
-from stages.contract import DONE
+from stages.contract import DONE, TOKENS
 
 SEAL = "COMPLETE"
 """As in `stages.core.checkpoints`: a listing like that of a manifest."""
 
 
 def clean_run(options: argparse.Namespace) -> int:
-    """Lists what the recipe does not ask for any more, less what is worked on now; removes it with `--yes`, while no other process works on the run."""
+    """Lists what the recipe does not ask for any more, tokens included, less what is worked on now; removes it with `--yes`, while no other process
+    works on the run."""
     recipe, run = open_target(options.recipe, options.overrides, options.runs)
     wanted = {step.folder.path.name for step in make_plan(recipe, run).steps}
-    old = [folder for folder in run.folders() if folder.path.name not in wanted and not works_on(folder.path)]
+    kept = [folder for folder in run.folders() if folder.path.name in wanted or works_on(folder.path)]
+    old = [folder for folder in run.folders() if folder not in kept]
+    tokens = list(_unread_tokens(run, kept))
     entries: list[dict[str, Any]] = [
         {"folder": relative(folder.path), "bytes": _bytes(folder.path), "state": _state(folder)} for folder in old
-    ]
-    if options.yes and old:
+    ] + [{"folder": relative(folder), "bytes": _bytes(folder), "state": "tokens that no stage of the recipe has read"} for folder in tokens]
+    if options.yes and entries:
         with held(run.lock):
             for folder in old:
                 _remove(run, folder)
                 run.event("removed", folder=folder.path.name)
+            for path in tokens:
+                shutil.rmtree(path)
+                path.with_suffix(".lock").unlink(missing_ok=True)
+                run.event("removed", folder=f"{TOKENS}/{path.name}")
     if options.json:
         print(json.dumps({"removed": options.yes, "folders": entries}, indent=1))
         return DONE
@@ -54,6 +61,12 @@ def _remove(run: Run, folder: StageFolder) -> None:
             link.unlink()
     folder.unseal()  # so that a removal cut short never looks like a result
     shutil.rmtree(folder.path)
+
+
+def _unread_tokens(run: Run, kept: Sequence[StageFolder]) -> Iterator[Path]:
+    """Tokenised data to which none of these stages has a link, and what is left of some that were never finished."""
+    read = {link.name for folder in kept for link in (folder.path / TOKENS).glob("*")}
+    yield from sorted(folder for folder in (run.path / TOKENS).glob("*") if folder.is_dir() and folder.name not in read)
 
 
 def _state(folder: StageFolder) -> str:

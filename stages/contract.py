@@ -15,6 +15,8 @@ from data.config import Spec
 ArtifactKind = Literal["dataset", "tokenizer", "causal-lm", "reward-model", "report"]
 
 DONE, FAILED, WRONG_INPUT, HELD, AGAIN, INTERRUPTED = 0, 1, 2, 3, 75, 130
+TOKENS = "tokens"
+"""Folder of the run directory in which tokenised data lie, shared by its stages; in a stage's folder, links to those that it has read."""
 
 
 class StageError(Exception):

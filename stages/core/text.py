@@ -14,7 +14,7 @@ from data.records import sides
 from data.tokenfile import TokenFile
 from data.tokens import begun, encode_texts, pieces
 from stages.contract import Job
-from stages.core.reading import TOKENS, files_of
+from stages.core.reading import files_of, note_tokens, token_folder
 from stages.core.rows import Document, Mapped
 
 
@@ -73,11 +73,13 @@ def corpora(
     job: Job, tokenizer: Any, data: Sequence[Source], validation: Sequence[Source], share: float, *, temperature: float = 1.0
 ) -> Corpora:
     """Training texts from `data`; held-out ones from `validation`, or else a `share` of `data` by content. Tokens stay on disk. Raises DataError."""
-    cache = job.folder.parent / TOKENS
+    cache = token_folder(job)
     tokens, notes = text_tokens(tokenizer, data, files_of(job, "data", data), cache, places=not validation)
+    note_tokens(job, tokens)
     chosen = picked(tokens, data, temperature)
     if validation:
         held, more = text_tokens(tokenizer, validation, files_of(job, "validation", validation), cache, places=False)
+        note_tokens(job, held)
         return Corpora(
             Corpus(tokens, chosen), Corpus(held, picked(held, validation, 1.0)), [*notes, *(f"held out: {note}" for note in more)]
         )

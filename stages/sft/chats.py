@@ -13,7 +13,7 @@ from data.prepared import chat_tokens, picked, records_at
 from data.records import sides
 from data.tokenfile import DROPPED, SHORTENED, TokenFile
 from stages.contract import Job
-from stages.core.reading import TOKENS, files_of, read
+from stages.core.reading import files_of, note_tokens, read, token_folder
 from stages.core.rows import Mapped
 from stages.sft.config import SFT
 
@@ -33,7 +33,8 @@ class Chats:
 def read_chats(job: Job, config: SFT, tokenizer: Any, context: int) -> Chats:
     """Training chats from `data`; held-out ones from `validation`, or else a share of `data` by content. Raises DataError."""
     files = files_of(job, "data", config.data)
-    tokens, notes = chat_tokens(tokenizer, config.data, files, job.folder.parent / TOKENS, learn=config.learn, max_tokens=context)
+    tokens, notes = chat_tokens(tokenizer, config.data, files, token_folder(job), learn=config.learn, max_tokens=context)
+    note_tokens(job, tokens)
     chosen = picked(tokens, config.data, config.temperature)
     if config.validation:
         held, more = read(job, "validation", config.validation, Chat)

@@ -161,6 +161,26 @@ def test_clean_removes_the_link_of_what_it_removes(workshop: Workshop):
     assert not (workshop.run.path / "rows").is_symlink()
 
 
+def test_clean_removes_tokens_that_no_stage_of_the_recipe_has_read_and_keeps_the_others(workshop: Workshop, capsys: Output):
+    workshop.carry_out("--until", "base")
+    tokens, links = workshop.run.path / contract.TOKENS, workshop.folder("base").path / contract.TOKENS
+    links.mkdir()
+    for name in ("a" * 24, "b" * 24, "c" * 24 + ".partial"):
+        (tokens / name).mkdir(parents=True)
+        (tokens / name / "ids.bin").write_bytes(b"12")
+        (tokens / name[:24]).with_suffix(".lock").touch()
+    (links / ("a" * 24)).symlink_to(tokens / ("a" * 24))
+    capsys.readouterr()
+    assert workshop.call("clean", "chain.yaml", "--json") == contract.DONE
+    found = json.loads(capsys.readouterr().out)["folders"]
+    assert [(Path(entry["folder"]).name[0], entry["bytes"]) for entry in found] == [("b", 2), ("c", 2)]
+    assert workshop.call("clean", "chain.yaml", "--yes") == contract.DONE
+    assert sorted(path.name for path in tokens.iterdir()) == ["a" * 24, "a" * 24 + ".lock"]
+    assert workshop.actions(until="base")["base"] == "skip"
+    assert workshop.call("clean", "chain.yaml", "stages.base.steps=3", "--yes") == contract.DONE
+    assert not list(tokens.iterdir()), "the stage that read them is not asked for any more"
+
+
 def test_a_doctor_finds_a_flipped_bit_and_a_broken_manifest(workshop: Workshop, capsys: Output):
     workshop.carry_out()
     assert workshop.call("doctor", "runs/chain") == contract.DONE

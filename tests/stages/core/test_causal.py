@@ -38,6 +38,15 @@ def test_packed_loss_and_gradients_equal_documents_alone(llama, documents):
         torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("attention", ["documents", "sdpa", "eager"])
+def test_a_taught_model_keeps_documents_apart_under_stock_attention_too(llama, documents, attention):
+    """Stock attention tells documents by their positions, but only without a 2-D mask and without a cache: what the taught model passes decides."""
+    model = llama()
+    model.set_attn_implementation(attention)
+    expected = float(slow_nats(llama(), documents).detach())
+    assert float(teach(model)(**collate([documents])).detach()) == pytest.approx(expected, rel=1e-6)
+
+
 def test_total_nats_does_not_depend_on_the_micro_batch(llama, documents):
     model = teach(llama())
     rows = PackedRows(documents, capacity=12, seed=0)
