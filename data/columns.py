@@ -55,6 +55,8 @@ def need(row: Mapping[str, Any], name: str) -> Any:
     """As `get`, but an absent field is a MisfitError that names the nearest column."""
     value = get(row, name)
     if value is None:
+        if empty := [alias for alias in ALIASES[name] if alias in row]:
+            raise MisfitError(f"column '{empty[0]}' is empty", "null", "a value")
         close = difflib.get_close_matches(name, map(str, row), n=1, cutoff=0.5)
         hint = f" ('{close[0]}' comes near: `columns: {{{name}: {close[0]}}}`?)" if close and close[0] != name else ""
         raise MisfitError(f"no column '{name}'", f"columns {columns_of(row)}{hint}", " or ".join(ALIASES[name]))

@@ -24,6 +24,22 @@ SUFFIXES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet", ".arrow", 
 DOCUMENT_CHARACTERS = 4_000
 """Plain text is cut at the first blank line after this many characters: about 1,000 tokens a document."""
 
+_IMAGE = "write down what it shows, or leave it out"
+_NAME = "give its name that ending"
+_BEGINNINGS = {
+    b"\xff\xfe": ("UTF-16", "save it as UTF-8 (`iconv -f UTF-16 -t UTF-8`)"),
+    b"\xfe\xff": ("UTF-16", "save it as UTF-8 (`iconv -f UTF-16 -t UTF-8`)"),
+    b"\x89PNG": ("a PNG image", _IMAGE),
+    b"\xff\xd8\xff": ("a JPEG image", _IMAGE),
+    b"GIF8": ("a GIF image", _IMAGE),
+    b"%PDF-": ("a PDF", "take its text out first"),
+    b"PK\x03\x04": ("a zip archive or an office document", "unpack it, or save it as text"),
+    b"\x1f\x8b": ("gzip", f"{_NAME}, .gz"),
+    b"\x28\xb5\x2f\xfd": ("zstd", f"{_NAME}, .zst"),
+    b"PAR1": ("Parquet", f"{_NAME}, .parquet"),
+    b"ARROW1": ("Arrow", f"{_NAME}, .arrow"),
+}
+"""First bytes of files that are no UTF-8 text, what they are, and what to do."""
 _HALF = re.compile(r"\\u[dD][89a-fA-F]")
 """An escape of a surrogate: of a whole pair, as a rule."""
 _TITLE = re.compile(r" ?= [^=].* = ?$")
@@ -84,13 +100,26 @@ def read_file(path: Path) -> Iterator[Row | Fault]:
         ) from error
     except OSError as error:
         raise DataError(f"{path}: cannot be read after row {last}: {error}") from error
+    except RecursionError as error:
+        raise DataError(f"{path}, row {last + 1}: nested too deeply; wanted an object with named columns") from error
     if not last:
         raise DataError(f"{path}: the file is empty; wanted at least one row")
 
 
 def _open(path: Path) -> BinaryIO:
+    """The file's bytes, unpacked. Raises DataError if they begin as no text does."""
+    stream = _unpacked(path)
+    head = stream.peek(8)
+    for begin, (what, remedy) in _BEGINNINGS.items():
+        if head.startswith(begin):
+            stream.close()
+            raise DataError(f"{path}: found {what} where text is expected; {remedy}")
+    return cast(BinaryIO, stream)
+
+
+def _unpacked(path: Path) -> Any:
     if path.suffix.lower() == ".gz":
-        return cast(BinaryIO, gzip.open(path, "rb"))
+        return gzip.open(path, "rb")
     if path.suffix.lower() == ".zst":
         import io
 
@@ -112,8 +141,7 @@ def _decoded(path: Path) -> Iterator[tuple[int, str | Fault]]:
 
 
 def _encoding_fault(path: Path, number: int, error: UnicodeDecodeError, where: str = "") -> Fault:
-    utf16 = error.object[:2] in (b"\xff\xfe", b"\xfe\xff")
-    guess = "UTF-16" if utf16 else f"byte 0x{error.object[error.start]:02x}{where} (Latin-1 or Windows-1252?)"
+    guess = f"byte 0x{error.object[error.start]:02x}{where} (Latin-1 or Windows-1252?)"
     return Fault(str(path), number, "not UTF-8", guess, "text saved as UTF-8")
 
 
@@ -127,7 +155,9 @@ def _json_lines(path: Path) -> Iterator[Row | Fault]:
 
 def _parsed(path: Path, number: int, line: str) -> Row | Fault:
     try:
-        value = json.loads(line)
+        value = json.loads(line.rstrip())
+    except RecursionError:
+        return Fault(str(path), number, "nested too deeply", _shown(line), "an object with named columns")
     except json.JSONDecodeError as error:
         return Fault(str(path), number, "not valid JSON", f"{_shown(line)} ({error.msg} at column {error.colno})", "one JSON object a line")
     return _object(path, number, value, _HALF.search(line) is not None)

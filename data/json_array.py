@@ -46,7 +46,7 @@ class JsonText:
         count = 0
         while (sign := self._past(_BETWEEN)) != "]":
             if not sign:
-                raise DataError(f"{self._name}: the JSON array is cut short after row {count}; wanted a closing ']'")
+                raise self._cut_short(count)
             count += 1
             value, end = self._value(count)
             yield value, self._text[self._place : end]
@@ -68,9 +68,14 @@ class JsonText:
                 if len(self._text) - end >= _TAIL or self._ended:  # else a number may go on
                     return value, end
             except json.JSONDecodeError as error:
+                if self._ended and not self._text.rstrip().endswith("]"):
+                    raise self._cut_short(number - 1) from error
                 if self._ended or not self._may_be_cut(error):
                     raise json.JSONDecodeError(error.msg, self._text[self._place : self._place + 200], 0) from error
             self._more(f"row {number} begins there and does not end")
+
+    def _cut_short(self, count: int) -> DataError:
+        return DataError(f"{self._name}: the JSON array is cut short after row {count}; wanted a closing ']'")
 
     def _may_be_cut(self, error: json.JSONDecodeError) -> bool:
         """Whether the rest of the file may mend it."""

@@ -100,6 +100,8 @@ def test_numbers_are_lines_in_json_lines_and_elements_in_arrays(tmp_path: Path) 
         ("a.csv", b"a,b\n1,2\n4,5,6\n", 3, ["wrong number of fields: found 3"]),
         ("a.csv", b"a,b\n1,2\n3,\xe9\n", 3, ["not UTF-8"]),
         ("a.txt", b"good\nb\xe4d\n", 2, ["not UTF-8"]),
+        ("a.jsonl", b'{"a": 1}\n' + b"[" * 200_000 + b"\n", 2, ["nested too deeply"]),
+        ("a.jsonl", b'{"a": 1}\n{"b": 1\n', 2, ["Expecting ',' delimiter at column 8"]),
     ],
 )
 def test_a_bad_row_is_a_fault_with_its_number_and_the_rest_is_read(
@@ -128,7 +130,13 @@ def test_a_bad_row_is_a_fault_with_its_number_and_the_rest_is_read(
         ("a.json", b'[{"a": 1}, {"a": 2}', "cut short after row 2"),
         ("a.json", b'[{"a": 1}, {"a": }]', "row 2: not valid JSON: found '{\"a\": }]'"),
         ("a.json", b'[{"a": "caf\xe9"}]', "not UTF-8"),
-        ("a.json", "[]".encode("utf-16"), "UTF-16"),
+        ("a.json", "[]".encode("utf-16"), "found UTF-16 where text is expected; save it as UTF-8"),
+        ("a.jsonl", '{"a": 1}\n'.encode("utf-16"), "found UTF-16 where text is expected; save it as UTF-8"),
+        ("a.txt", b"\x89PNG\r\n\x1a\n", "found a PNG image where text is expected"),
+        ("a.jsonl", gzip.compress(b'{"a": 1}\n'), "found gzip where text is expected; give its name that ending, .gz"),
+        ("a.json.gz", gzip.compress(b"PAR1"), "found Parquet where text is expected"),
+        ("a.json", b'[{"a": 1}, {"b": "cut', "cut short after row 1"),
+        ("a.json", b"[" * 200_000 + b"]", "row 1: nested too deeply"),
         ("a.parquet", b"PAR1", "not a whole Parquet file"),
         ("a.arrow", b"ARROW1", "not a whole Arrow file"),
         ("a.docx", b"x", "cannot tell how to read a '.docx' file"),
