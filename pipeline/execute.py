@@ -4,7 +4,7 @@ import os
 import shutil
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -40,10 +40,6 @@ class Execution:
     grace_seconds: float = 120.0
     max_restarts: int = 0
     """Times that a stage is started again after it crashed, was killed or hung."""
-    hardware: Hardware = field(default_factory=Hardware)
-
-    def __post_init__(self) -> None:
-        self.hardware = resolved(self.plan.recipe.hardware, cuda_devices(os.environ))
 
     def execute(self) -> int:
         """Runs what the plan says. Gives the exit code."""
@@ -114,21 +110,22 @@ class Execution:
         folder.unseal()
         shutil.rmtree(folder.artifact, ignore_errors=True)
         attempt = folder.new_attempt()
-        job = make_job(self.plan, step, attempt.number, self.hardware)
+        hardware = resolved(self.plan.recipe.hardware, cuda_devices(os.environ), step.config)
+        job = make_job(self.plan, step, attempt.number, hardware)
         write_json(folder.path / "job.json", job.model_dump(mode="json"))
-        argv = command(job.folder / "job.json", self.hardware, self.worker)
-        write_json(attempt.folder / "env.json", surroundings(self.hardware, argv))
+        argv = command(job.folder / "job.json", hardware, self.worker)
+        write_json(attempt.folder / "env.json", surroundings(hardware, argv))
         self.plan.run.event("started", stage=step.name, folder=folder.path.name, attempt=attempt.number)
         started = time.monotonic()  # a clock that is set meanwhile changes no duration
-        ended = ending(attempt, self._child(step, attempt, argv), stopped=self.stop.asked)
+        ended = ending(attempt, self._child(step, attempt, argv, hardware), stopped=self.stop.asked)
         seconds = round(time.monotonic() - started, 1)
         write_json(attempt.folder / "exit.json", {"code": ended.code, "how": ended.how, "seconds": seconds, "finished": now()})
         self.plan.run.event("ended", stage=step.name, folder=folder.path.name, attempt=attempt.number, how=ended.how, seconds=seconds)
         return attempt, ended
 
-    def _child(self, step: Step, attempt: Attempt, argv: Sequence[str]) -> int:
+    def _child(self, step: Step, attempt: Attempt, argv: Sequence[str], hardware: Hardware) -> int:
         tail = Tail(step.folder.path / "metrics.jsonl")
-        surrounding = environment(self.hardware, os.environ)
+        surrounding = environment(hardware, os.environ)
         child = spawn(argv, folder=step.folder.path, log=attempt.log, environment=surrounding, descriptor=self.lock.descriptor)
         self.lock.tell(stage=step.name, folder=step.folder.path.name, stage_pid=child.pid)
 
@@ -138,7 +135,7 @@ class Execution:
 
         self.view.open(step.name)
         try:
-            return watch(child, self.stop, self.grace_seconds, tick, launched=is_launched(self.hardware))
+            return watch(child, self.stop, self.grace_seconds, tick, launched=is_launched(hardware))
         finally:
             self.view.close()
 

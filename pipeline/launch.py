@@ -10,6 +10,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from stages.contract import Hardware
+from stages.core.config import StageConfig
 
 WORKER = ("-m", "stages")
 """What Python is told to run; the job's file follows."""
@@ -35,14 +36,21 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def resolved(hardware: Hardware, devices: int) -> Hardware:
-    """Hardware settings with every `auto` decided that decides how many processes start."""
+def resolved(hardware: Hardware, devices: int, config: StageConfig) -> Hardware:
+    """Hardware settings of a stage, with every `auto` decided that decides how many processes start; one process where the work is not shared."""
     gpus = devices if hardware.gpus == "auto" else hardware.gpus
-    several = processes(hardware.model_copy(update={"gpus": gpus})) > 1
-    zero = hardware.zero
-    if zero == "auto":
-        zero = 2 if several and gpus and find_spec("deepspeed") else 0
-    return hardware.model_copy(update={"gpus": gpus, "zero": zero})
+    if not config.is_shared:
+        return hardware.model_copy(update={"gpus": min(gpus, 1), "processes": None, "zero": 0})
+    return _with_zero(hardware.model_copy(update={"gpus": gpus}), config)
+
+
+def _with_zero(hardware: Hardware, config: StageConfig) -> Hardware:
+    """ZeRO-2 where the recipe leaves it open and several GPUs train what can be sharded."""
+    if hardware.zero != "auto":
+        return hardware
+    sharded = hardware.model_copy(update={"zero": 2})
+    possible = processes(hardware) > 1 and hardware.gpus and find_spec("deepspeed") and config.impossible(sharded) is None
+    return sharded if possible else hardware.model_copy(update={"zero": 0})
 
 
 def processes(hardware: Hardware) -> int:

@@ -90,9 +90,11 @@ def _again(options: argparse.Namespace, arguments: Sequence[str]) -> list[str]:
 def _dry(plan: Plan, worker: Sequence[str], *, as_json: bool) -> None:
     from pipeline.launch import command, resolved
 
-    hardware = resolved(plan.recipe.hardware, cuda_devices(os.environ))
+    devices = cuda_devices(os.environ)
     commands = {
-        step.name: command(step.folder.path / "job.json", hardware, worker) for step in plan.steps if step.action in ("run", "resume")
+        step.name: command(step.folder.path / "job.json", resolved(plan.recipe.hardware, devices, step.config), worker)
+        for step in plan.steps
+        if step.action in ("run", "resume")
     }
     if as_json:
         print(json.dumps(plan_json(plan) | {"commands": commands}, indent=1))

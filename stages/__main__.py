@@ -38,7 +38,10 @@ def read_job(path: Path) -> tuple[Job, Any]:
     job = Job.model_validate_json(path.read_text(encoding="utf-8"))
     if job.kind not in STAGES:
         raise ValueError(f"no stage kind '{job.kind}' (there are {', '.join(STAGES)})")
-    return job, config_class(job.kind).model_validate(job.config)
+    config = config_class(job.kind).model_validate(job.config)
+    if (told := config.impossible(job.hardware)) is not None:
+        raise ValueError(": ".join(told))
+    return job, config
 
 
 def run_stage(job: Job, config: Any) -> int:

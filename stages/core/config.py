@@ -8,6 +8,7 @@ from pydantic import AfterValidator, Field, model_validator
 
 from data.config import Context, Source, Spec, Takes
 from stages.adapters.combinations import Carried, Situation
+from stages.contract import Hardware
 
 ModelRef = Annotated[str, Takes("causal-lm")]
 RewardRef = Annotated[str, Takes("reward-model")]
@@ -58,6 +59,8 @@ class StageConfig(Spec):
     version: ClassVar[int] = 1
     makes: ClassVar[str]
     """Kind of the artifact that the stage leaves."""
+    is_shared: ClassVar[bool] = False
+    """Whether the recipe's processes share the stage's work; one process does all of any other stage."""
     require: Annotated[dict[str, Bound | float], Context()] = {}
     """Gate: metrics of this stage that later stages need, as a minimum or `{min, max}`; the chain stops where one is missed."""
 
@@ -67,6 +70,10 @@ class StageConfig(Spec):
 
     def too_long(self, contexts: Mapping[str, int | None]) -> tuple[str, str] | None:
         """A field that asks for more tokens than the models of `contexts` take, and what is wrong with it."""
+        return None
+
+    def impossible(self, hardware: Hardware) -> tuple[str, str] | None:
+        """A field that would be computed wrongly with this hardware, and what to do about it."""
         return None
 
     def situation(self, carried: Mapping[str, Carried], *, checkpointing: bool) -> Situation | None:

@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 from data.config import Context, Source, Spec, Takes, Wants
 from stages.adapters.combinations import Carried, Situation
 from stages.adapters.config import Adapter
+from stages.contract import Hardware
 from stages.core.config import ModelRef, Optimizer, Rewarded, RewardPart, Sampling, Sources
 
 
@@ -50,6 +51,7 @@ class PPO(Rewarded):
     """Improve a policy against rewards by proximal policy optimization (Schulman et al. 2017), with a critic and a KL penalty."""
 
     makes: ClassVar[str] = "causal-lm"
+    is_shared: ClassVar[bool] = True
     kind: Literal["ppo"] = "ppo"
     model: ModelRef
     """Policy to start from, and the frozen reference."""
@@ -142,6 +144,15 @@ class PPO(Rewarded):
 
     def too_long(self, contexts: Mapping[str, int | None]) -> tuple[str, str] | None:
         return self.sampling.too_long({name: context for name, context in contexts.items() if name == "model"})
+
+    def impossible(self, hardware: Hardware) -> tuple[str, str] | None:
+        if self.players == "separate" or hardware.zero in (0, "auto"):
+            return None
+        return (
+            "players",
+            f"found {self.players}, and under hardware.zero: {hardware.zero} players that share weights would share an engine, which moves one by "
+            "the other's gradients: set players: separate, or hardware.zero: 0",
+        )
 
     @property
     def cap(self) -> float | None:

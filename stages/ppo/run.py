@@ -43,7 +43,6 @@ def run(job: Job, config: PPO, hardware: Hardware) -> Result:
     """Improve the policy; leave it as a causal model, or its adapter, and say what became of reward and KL."""
     zero = zero_stage(hardware)
     ranks = join(zero)
-    _possible(config, zero)
     if config.engine == "vllm":
         check_vllm()
     precision = choose_precision(hardware)
@@ -162,15 +161,6 @@ def build_players(job: Job, config: PPO, hardware: Hardware, start: Start, token
     policy = player("policy", policy_module, config.policy_optimizer, (config.steps - config.critic_warmup) * updates, ranks)
     critic = player("critic", critic_module.to(device), config.critic_optimizer, config.steps * updates, ranks)
     return Players(policy, critic, reference, in_shards=zero == 3), [*notes, how]
-
-
-def _possible(config: PPO, zero: int) -> None:
-    """Raises StageError for what ZeRO would compute wrongly."""
-    if zero and config.players != "separate":
-        raise StageError(
-            f"players: {config.players} cannot run under hardware.zero: {zero}, as players that share weights would share an engine: "
-            "set players: separate, or hardware.zero: 0"
-        )
 
 
 def _prepare(module: Any, hardware: Hardware) -> None:

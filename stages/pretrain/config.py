@@ -19,6 +19,7 @@ class Pretrain(StageConfig):
     """Train a LLaMA-style causal model on text, from scratch or from an existing model. Packed documents never see one another."""
 
     makes: ClassVar[str] = "causal-lm"
+    is_shared: ClassVar[bool] = True
     kind: Literal["pretrain"] = "pretrain"
     model: Annotated[Llama | ModelRef, Field(union_mode="left_to_right")] = Llama()
     """Shape of a new model, or the model to continue from."""

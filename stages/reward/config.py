@@ -18,6 +18,7 @@ class Reward(StageConfig):
 
     version: ClassVar[int] = 2
     makes: ClassVar[str] = "reward-model"
+    is_shared: ClassVar[bool] = True
     kind: Literal["reward"] = "reward"
     model: ModelRef
     """Model to start from, usually the SFT model."""

@@ -17,6 +17,7 @@ class SFT(StageConfig):
     """Train on chats through the model's chat template; only the assistant's words and the end of its turns are learned."""
 
     makes: ClassVar[str] = "causal-lm"
+    is_shared: ClassVar[bool] = True
     kind: Literal["sft"] = "sft"
     model: ModelRef
     """Model to start from."""

@@ -8,13 +8,17 @@ import pytest
 
 from pipeline import launch
 from stages.contract import Hardware
+from stages.ppo.config import PPO
+from stages.pretrain.config import Pretrain
+from stages.world.config import World
 
 JOB = Path("/runs/a/base-1/job.json")
+TRAIN = Pretrain.model_validate({"model": "./base", "data": [{"path": "x"}], "tokens": 1})
 
 
 def test_one_process_needs_no_launcher():
     for hardware in (Hardware(gpus=0), Hardware(gpus=1, zero=0)):
-        assert launch.command(JOB, launch.resolved(hardware, 8)) == [sys.executable, "-m", "stages", str(JOB)]
+        assert launch.command(JOB, launch.resolved(hardware, 8, TRAIN)) == [sys.executable, "-m", "stages", str(JOB)]
 
 
 @pytest.mark.parametrize(
@@ -27,7 +31,7 @@ def test_one_process_needs_no_launcher():
     ],
 )
 def test_several_processes_and_whatever_is_sharded_start_through_torchrun(hardware: Hardware, devices: int, count: int):
-    argv = launch.command(JOB, launch.resolved(hardware, devices))
+    argv = launch.command(JOB, launch.resolved(hardware, devices, TRAIN))
     assert argv[1:5] == ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={count}"]
     assert argv[5:] == ["-m", "stages", str(JOB)]
 
@@ -37,7 +41,7 @@ def test_several_processes_and_whatever_is_sharded_start_through_torchrun(hardwa
     [(Hardware(), 0, 0, 0), (Hardware(), 1, 1, 0), (Hardware(), 8, 8, 2), (Hardware(gpus=2, zero=1), 8, 2, 1)],
 )
 def test_auto_is_decided_from_the_devices_that_are_there(hardware: Hardware, devices: int, gpus: int, zero: int):
-    found = launch.resolved(hardware, devices)
+    found = launch.resolved(hardware, devices, TRAIN)
     assert (found.gpus, found.zero) == (gpus, zero)
 
 
@@ -71,3 +75,18 @@ def test_threads_are_shared_among_processes(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(launch, "cores", lambda: 8)
     assert launch.environment(Hardware(gpus=0, processes=4), {})["OMP_NUM_THREADS"] == "2"
     assert launch.environment(Hardware(gpus=0, processes=16), {})["OMP_NUM_THREADS"] == "1"
+
+
+def test_one_process_does_the_work_that_is_not_shared():
+    """Two would write one artifact at once."""
+    for hardware, gpus in ((Hardware(gpus=0, processes=4, zero=3), 0), (Hardware(gpus=4, zero=3), 1)):
+        found = launch.resolved(hardware, 8, World())
+        assert (launch.processes(found), found.gpus, found.zero) == (1, gpus, 0)
+        assert not launch.is_launched(found)
+
+
+def test_zero_is_left_out_by_itself_where_players_share_weights():
+    ppo = {"model": "./chat", "rewards": [{"rule": "length:3"}], "prompts": [{"path": "x"}], "steps": 20}
+    shared, separate = (PPO.model_validate({**ppo, "players": players}) for players in ("shared-trunk", "separate"))
+    assert launch.resolved(Hardware(), 8, shared).zero == 0
+    assert launch.resolved(Hardware(), 8, separate).zero == 2
