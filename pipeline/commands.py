@@ -141,6 +141,7 @@ def run(arguments: list[str], worker: tuple[str, ...] | None = None) -> int:
     """Carry out a recipe."""
     parser = Parser("run", "Carry out a recipe: finished stages are skipped, half-done ones resumed.").recipe().selection().json()
     parser.add_argument("--dry-run", action="store_true", help="show the plan and the commands, start nothing")
+    parser.add_argument("--slurm", action="store_true", help="submit the run as a job of Slurm; with --dry-run, print the job")
     parser.add_argument(
         "--grace", metavar="SECONDS", type=_seconds, default=120.0, help="time a stopped stage has for its checkpoint (default: 120)"
     )

@@ -84,7 +84,9 @@ def _notes(folder: Path) -> Iterator[dict[str, Any]]:
 
 
 def _said(note: dict[str, Any], notes: Sequence[dict[str, Any]]) -> str:
-    """Alone, a process's last words are the log's last line."""
+    """Alone, a process's last words are the log's last line. One that tells of another node tells nothing of itself."""
+    if note.get("lost"):
+        return str(note["sentence"])
     alone = len(notes) == 1 and note["rank"] == 0
     return "" if alone else f"process {note['rank']} failed first: {note['sentence']}"
 

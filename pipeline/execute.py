@@ -12,7 +12,7 @@ from pipeline.ending import Ending, ending, last_lines
 from pipeline.errors import RecipeError, StoreError
 from pipeline.identity import Identity, identity_of
 from pipeline.jobs import make_job, relative, surroundings
-from pipeline.launch import WORKER, command, cuda_devices, environment, is_launched, resolved
+from pipeline.launch import WORKER, command, cuda_devices, environment, is_launched, node_script, resolved
 from pipeline.lock import Lock
 from pipeline.plan import Plan, Selection, Step, make_plan
 from pipeline.process import Stop, spawn, watch
@@ -21,7 +21,7 @@ from pipeline.publish.secrets import redact, secret_values
 from pipeline.reasons import missed_gates
 from pipeline.results import artifact_complaint, result_of
 from pipeline.store import Attempt, now, write_json
-from stages.contract import AGAIN, DONE, FAILED, INTERRUPTED, WRONG_INPUT, Hardware, Result
+from stages.contract import AGAIN, DONE, FAILED, INTERRUPTED, STOP, WRONG_INPUT, Hardware, Result
 
 
 @dataclass
@@ -113,7 +113,10 @@ class Execution:
         hardware = resolved(self.plan.recipe.hardware, cuda_devices(os.environ), step.config)
         job = make_job(self.plan, step, attempt.number, hardware)
         write_json(folder.path / "job.json", job.model_dump(mode="json"))
-        argv = command(job.folder / "job.json", hardware, self.worker)
+        argv = command(job.folder / "job.json", hardware, self.worker, attempt.folder.resolve() / "node.sh")
+        if len(hardware.hosts) > 1:
+            text = node_script(job.folder / "job.json", hardware, os.environ, self.worker, f"{folder.path.name}-{attempt.number}")
+            (attempt.folder / "node.sh").write_text(text, encoding="utf-8")
         write_json(attempt.folder / "env.json", surroundings(hardware, argv))
         self.plan.run.event("started", stage=step.name, folder=folder.path.name, attempt=attempt.number)
         started = time.monotonic()  # a clock that is set meanwhile changes no duration
@@ -135,7 +138,8 @@ class Execution:
 
         self.view.open(step.name)
         try:
-            return watch(child, self.stop, self.grace_seconds, tick, launched=is_launched(hardware))
+            request = attempt.folder / STOP if len(hardware.hosts) > 1 else None
+            return watch(child, self.stop, self.grace_seconds, tick, launched=is_launched(hardware), request=request)
         finally:
             self.view.close()
 

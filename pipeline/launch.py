@@ -1,6 +1,7 @@
 """The command line and surroundings of a stage process: pure functions. What they return is shown by `run --dry-run` and compared in tests."""
 
 import os
+import shlex
 import shutil
 import site
 import subprocess
@@ -9,11 +10,13 @@ from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
-from stages.contract import Hardware
+from stages.contract import Hardware, Offload
 from stages.core.config import StageConfig
 
 WORKER = ("-m", "stages")
 """What Python is told to run; the job's file follows."""
+NETWORK = ("NCCL_", "GLOO_")
+"""Variables that say how nodes reach one another; all others stay where they are, as some are secrets."""
 
 
 def cuda_devices(environment: Mapping[str, str]) -> int:
@@ -40,8 +43,9 @@ def resolved(hardware: Hardware, devices: int, config: StageConfig) -> Hardware:
     """Hardware settings of a stage, with every `auto` decided that decides how many processes start; one process where the work is not shared."""
     gpus = devices if hardware.gpus == "auto" else hardware.gpus
     if not config.is_shared:
-        return hardware.model_copy(update={"gpus": min(gpus, 1), "processes": None, "zero": 0})
-    return _with_zero(hardware.model_copy(update={"gpus": gpus}), config)
+        alone = {"gpus": min(gpus, 1), "processes": None, "zero": 0, "nodes": 1, "hosts": (), "offload": Offload(), "deepspeed": None}
+        return hardware.model_copy(update=alone)
+    return _with_zero(hardware.model_copy(update={"gpus": gpus, "nodes": len(hardware.hosts) or 1}), config)
 
 
 def _with_zero(hardware: Hardware, config: StageConfig) -> Hardware:
@@ -49,29 +53,56 @@ def _with_zero(hardware: Hardware, config: StageConfig) -> Hardware:
     if hardware.zero != "auto":
         return hardware
     sharded = hardware.model_copy(update={"zero": 2})
-    possible = processes(hardware) > 1 and hardware.gpus and find_spec("deepspeed") and config.impossible(sharded) is None
+    possible = world(hardware) > 1 and hardware.gpus and find_spec("deepspeed") and config.impossible(sharded) is None
     return sharded if possible else hardware.model_copy(update={"zero": 0})
 
 
 def processes(hardware: Hardware) -> int:
-    """Processes of a stage: one a GPU, or what was asked for on a CPU."""
+    """Processes of a stage on each node: one a GPU, or what was asked for on a CPU."""
     return int(hardware.gpus) if hardware.gpus else hardware.processes or 1
+
+
+def world(hardware: Hardware) -> int:
+    """Processes of a stage on all nodes."""
+    return processes(hardware) * (hardware.nodes or 1)
 
 
 def is_launched(hardware: Hardware) -> bool:
     """Whether a launcher stands between the orchestrator and the stage's processes."""
-    return processes(hardware) > 1 or bool(hardware.zero)
+    return world(hardware) > 1 or bool(hardware.zero)
 
 
-def command(job: Path, hardware: Hardware, worker: Sequence[str] = WORKER) -> list[str]:
+def command(job: Path, hardware: Hardware, worker: Sequence[str] = WORKER, script: Path = Path("node.sh")) -> list[str]:
     """The command of one stage. Several processes, and whatever DeepSpeed shards, are started by torchrun, on CPUs and GPUs alike.
 
     What accelerate's own launcher adds to torchrun are variables for scripts that do not know their settings; a stage knows them from its job.
+    On several nodes each runs `script`, which `node_script` writes.
     """
     if not is_launched(hardware):
         return [sys.executable, *worker, str(job)]
-    count = processes(hardware)
-    return [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={count}", *worker, str(job)]
+    if len(hardware.hosts) > 1:
+        return [sys.executable, "-m", "pipeline.nodes", hardware.reach, str(script), *hardware.hosts]
+    return [*_torchrun(hardware), *worker, str(job)]
+
+
+def node_script(job: Path, hardware: Hardware, base: Mapping[str, str], worker: Sequence[str] = WORKER, meeting: str = "stage") -> str:
+    """What each node runs, with its own name as the argument. `meeting` names the attempt, so that no node joins those of another."""
+    ours = environment(hardware, {}) | {name: value for name, value in base.items() if name.startswith(NETWORK)}
+    where = f"--rdzv-backend=c10d --rdzv-endpoint={hardware.hosts[0]}:{hardware.port} --rdzv-id={shlex.quote(meeting)}"
+    lines = [
+        "#!/bin/sh",
+        f"# One node of {meeting}: the same command on each, with the node's own name or address. Ranks are given where they meet.",
+        *(f"export {name}={shlex.quote(value)}" for name, value in ours.items()),
+        'export PIPELINE_NODE="$1"',
+        f"cd {shlex.quote(str(job.parent))} || exit 1",
+        f'exec {shlex.join(_torchrun(hardware))} {where} --local-addr="$1" {shlex.join([*worker, str(job)])}',
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _torchrun(hardware: Hardware) -> list[str]:
+    nodes = [f"--nnodes={hardware.nodes}"] if len(hardware.hosts) > 1 else ["--standalone"]
+    return [sys.executable, "-m", "torch.distributed.run", *nodes, f"--nproc-per-node={processes(hardware)}"]
 
 
 def environment(hardware: Hardware, base: Mapping[str, str]) -> dict[str, str]:

@@ -64,10 +64,19 @@ def spawn(argv: Sequence[str], *, folder: Path, log: Path, environment: dict[str
         )
 
 
-def watch(child: subprocess.Popen[bytes], stop: Stop, grace_seconds: float, tick: Callable[[], None], *, launched: bool = False) -> int:
+def watch(
+    child: subprocess.Popen[bytes],
+    stop: Stop,
+    grace_seconds: float,
+    tick: Callable[[], None],
+    *,
+    launched: bool = False,
+    request: Path | None = None,
+) -> int:
     """Waits for the child, passes signals on to its whole group, and leaves no member of the group behind.
 
-    `launched`: the child is a launcher, whose own way to stop gives its workers 30 seconds: the request then goes to them.
+    `launched`: the child is a launcher, whose own way to stop gives its workers 30 seconds: the request then goes to them, or is written as
+    the file `request` where they run on other machines too.
     Gives the exit code; one below zero is the signal that ended the child.
     """
     deadline: float | None = None
@@ -78,7 +87,10 @@ def watch(child: subprocess.Popen[bytes], stop: Stop, grace_seconds: float, tick
             tick()
             if stop.asked and deadline is None:
                 deadline = time.monotonic() + grace_seconds
-                _ask(child.pid, launched=launched)
+                if request is not None:
+                    request.touch()
+                else:
+                    _ask(child.pid, launched=launched)
             if deadline is not None and (stop.count > 1 or time.monotonic() > deadline):
                 _signal(child.pid, signal.SIGKILL)
     except BaseException:

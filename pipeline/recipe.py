@@ -17,6 +17,7 @@ from pipeline import overrides
 from pipeline.adapters import adapter_problems
 from pipeline.complaints import complaints, shown
 from pipeline.errors import Problem, RecipeError, suggestion
+from pipeline.hardware import hardware_problems, placed
 from pipeline.publishing import PUBLISHABLE, Publishing
 from pipeline.reading import Document, dotted, read_recipe
 from pipeline.references import Reference, reference_problems, references
@@ -94,10 +95,13 @@ def load(file: Path, given: Sequence[str] = (), *, root: Path | None = None) -> 
     problems += reference_problems(models, document) + _published(head, models, document)
     if problems or head is None:
         raise RecipeError(sorted(dict.fromkeys(problems), key=_by_line))
+    root = (root or file.parent).resolve()
+    if problems := hardware_problems(head.hardware, stages, document, root):
+        raise RecipeError(sorted(problems, key=_by_line))
     recipe = Recipe(
         name=head.name,
         seed=head.seed,
-        hardware=head.hardware,
+        hardware=placed(head.hardware, root),
         checkpoints=head.checkpoints,
         track=head.track,
         divergence=head.divergence,
@@ -105,7 +109,7 @@ def load(file: Path, given: Sequence[str] = (), *, root: Path | None = None) -> 
         stages=stages,
         references={name: list(references(config)) for name, config in stages.items()},
         file=file,
-        root=(root or file.parent).resolve(),
+        root=root,
         text=text,
         overrides=tuple(given),
         document=document,

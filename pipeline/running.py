@@ -7,6 +7,7 @@ import shlex
 import sys
 from collections.abc import Sequence
 from importlib.util import find_spec
+from pathlib import Path
 
 from pipeline.checks import check_all
 from pipeline.errors import Problem, RecipeError
@@ -27,6 +28,8 @@ def run_recipe(options: argparse.Namespace, arguments: Sequence[str], worker: Se
     recipe, run = open_target(options.recipe, options.overrides, options.runs)
     selection = Selection(options.start, options.until, options.only, tuple(options.redo))
     plan = make_plan(recipe, run, selection)
+    if options.slurm:
+        return _submit(options, recipe, run, plan, arguments)
     if options.dry_run:
         _dry(plan, worker or WORKER, as_json=options.json)
         return DONE
@@ -55,6 +58,21 @@ def run_recipe(options: argparse.Namespace, arguments: Sequence[str], worker: Se
     return code
 
 
+def _submit(options: argparse.Namespace, recipe: Recipe, run: Run, plan: Plan, arguments: Sequence[str]) -> int:
+    """The run as a job of Slurm: shown, or checked and handed in."""
+    from pipeline.slurm import command_of, job_script, submit
+
+    if options.redo:
+        raise RecipeError("--redo with --slurm would begin anew each time that the job comes back: leave one of them out")
+    text = job_script(recipe, command_of(arguments), run.path.resolve(), Path.cwd())
+    if options.dry_run:
+        print(text, end="")
+        return DONE
+    check_all(plan, [step for step in plan.steps if step.works])
+    print(f"{submit(text, run.path.resolve())}\nnext: pipeline status {options.recipe}")
+    return DONE
+
+
 def _publish(how: Publishing, run: Run, recipe: str) -> int:
     """What the recipe says of publishing, carried out. A failure leaves the run done."""
     from pipeline.publish import PublishError, publish, secret_values
@@ -73,6 +91,9 @@ def _possible_here(recipe: Recipe) -> None:
     if recipe.hardware.zero not in (0, "auto") and find_spec("deepspeed") is None:
         problem = f"found {recipe.hardware.zero}, which DeepSpeed does, and it is not installed: pip install 'recipe-pipeline[deepspeed]'"
         raise RecipeError([Problem(recipe.document.place(("hardware", "zero")), "hardware.zero", problem)])
+    if (recipe.hardware.nodes or 1) > 1 and not recipe.hardware.hosts:
+        problem = f"found {recipe.hardware.nodes}, and hardware.hosts names none: name them there, or let Slurm choose them with --slurm"
+        raise RecipeError([Problem(recipe.document.place(("hardware", "nodes")), "hardware.nodes", problem)])
     wanted, there = recipe.hardware.gpus, cuda_devices(os.environ)
     if wanted != "auto" and wanted > there:
         place = recipe.document.place(("hardware", "gpus"))

@@ -8,6 +8,7 @@ import time
 import traceback
 import warnings
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from stages.contract import AGAIN, DONE, FAILED, INTERRUPTED, WRONG_INPUT, Job, 
 from stages.core.divergence import RolledBack
 from stages.core.files import write_json
 from stages.core.interrupt import Interrupted
+from stages.core.neighbours import Neighbours, neighbours
 from stages.registry import STAGES, config_class, run_function
 
 
@@ -28,7 +30,8 @@ def main(arguments: list[str]) -> int:
     try:
         job, config = read_job(Path(arguments[0]))
     except (OSError, ValueError) as error:
-        return _say(WRONG_INPUT, f"{arguments[0]}: {_sentence(error)}")
+        hint = "" if os.environ.get("GROUP_RANK", "0") == "0" else "; every node must see the run's folder under one path"
+        return _say(WRONG_INPUT, f"{arguments[0]}: {_sentence(error)}{hint}")
     prepare_process(job)
     return run_stage(job, config)
 
@@ -47,16 +50,31 @@ def read_job(path: Path) -> tuple[Job, Any]:
 def run_stage(job: Job, config: Any) -> int:
     """Run the stage and write its result. Every way to fail ends in one sentence on the last line, and in a note beside the log."""
     try:
+        with neighbours(job, partial(note_failure, job, FAILED, known=False, lost=True)) as others:
+            return _carried_out(job, config, others)
+    except BaseException as error:
+        return _failed(job, *judged(error))
+
+
+def _carried_out(job: Job, config: Any, others: Neighbours | None) -> int:
+    try:
         result = run_function(job.kind)(job, config, job.hardware)
         if os.environ.get("RANK", "0") == "0":
             write_json(job.folder / "result.json", result.model_dump(mode="json"))
     except BaseException as error:
-        code, sentence, known = judged(error)
-        if not known:
-            traceback.print_exc()
-        note_failure(job, code, sentence, known=known)
-        return _say(code, f"{job.stage}: {sentence}")
+        found = judged(error)
+        # A collective that breaks speaks of sockets; what broke it is another node.
+        if not found[2] and others is not None and (sentence := others.gone()):
+            return _failed(job, FAILED, sentence, known=False, lost=True)
+        return _failed(job, *found)
     return DONE
+
+
+def _failed(job: Job, code: int, sentence: str, known: bool, lost: bool = False) -> int:
+    if not known and not lost:
+        traceback.print_exc()
+    note_failure(job, code, sentence, known=known, lost=lost)
+    return _say(code, f"{job.stage}: {sentence}")
 
 
 def judged(error: BaseException) -> tuple[int, str, bool]:
@@ -74,15 +92,14 @@ def judged(error: BaseException) -> tuple[int, str, bool]:
     return FAILED, f"{type(error).__name__}: {_sentence(error)}", False
 
 
-def note_failure(job: Job, code: int, sentence: str, *, known: bool) -> None:
+def note_failure(job: Job, code: int, sentence: str, *, known: bool, lost: bool = False) -> None:
     """For the orchestrator: a launcher turns every exit code into 1, and the first process to fail is rarely the last to speak."""
     rank = os.environ.get("RANK", "0")
     folder = job.folder / "attempts" / str(job.attempt)
     with suppress(OSError):  # a full disk, or a job that is driven by hand elsewhere
         if folder.is_dir():
-            write_json(
-                folder / f"failed-{rank}.json", {"rank": int(rank), "code": code, "sentence": sentence, "known": known, "at": time.time()}
-            )
+            said = {"rank": int(rank), "code": code, "sentence": sentence, "known": known, "lost": lost, "at": time.time()}
+            write_json(folder / f"failed-{rank}.json", said)
 
 
 def prepare_process(job: Job) -> None:

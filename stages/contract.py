@@ -18,20 +18,68 @@ DONE, FAILED, WRONG_INPUT, HELD, AGAIN, INTERRUPTED = 0, 1, 2, 3, 75, 130
 TOKENS = "tokens"
 """Folder of the run directory in which tokenised data lie, shared by its stages; in a stage's folder, links to those that it has read."""
 
+STOP = "stop"
+"""File in an attempt's folder by which a stage on several nodes is asked for a checkpoint: signals do not reach other machines."""
+
 
 class StageError(Exception):
     """The stage cannot go on; printed as one sentence, without a traceback. Exit code 1."""
+
+
+class Offload(Spec):
+    """What ZeRO keeps outside the GPUs' memory: much smaller there, and slower."""
+
+    optimizer: Literal["cpu", "nvme"] | None = None
+    """Optimizer state, and its step: in the node's memory (from ZeRO-1 on), or on its disk (ZeRO-3)."""
+    parameters: Literal["cpu", "nvme"] | None = None
+    """Weights that no layer uses now, likewise; ZeRO-3 alone can."""
+    folder: str | None = None
+    """Folder on a fast local disk, for `nvme`."""
+
+
+class Slurm(Spec):
+    """What `pipeline run --slurm` asks of the cluster; nodes and GPUs are those of `hardware`."""
+
+    partition: str | None = None
+    account: str | None = None
+    qos: str | None = None
+    time: str | None = Field(None, pattern=r"^(\d+-)?\d+(:\d\d){0,2}$")
+    """Longest time of the job, as Slurm writes it: minutes, `hours:minutes:seconds` or `days-hours:minutes:seconds`. The job comes again until the run is done."""
+    cpus: int | None = Field(None, gt=0)
+    """CPU cores of each node; the partition's default if left out."""
+    memory: str | None = Field(None, pattern=r"^\d+[KMGT]?$")
+    """Memory of each node, such as `200G`; the partition's default if left out."""
+    warning: int = Field(300, gt=0)
+    """Seconds before the end of its time at which the job is told to write a checkpoint and to queue again."""
+    options: tuple[str, ...] = ()
+    """Further options of sbatch, such as `--constraint=h100`."""
+    setup: tuple[str, ...] = ()
+    """Lines of shell before the run, such as `module load cuda`."""
 
 
 class Hardware(Spec):
     """How a run is carried out. Never part of a stage's identity."""
 
     gpus: Annotated[int, Field(ge=0)] | Literal["auto"] = "auto"
-    """CUDA devices to use on this node; `auto` takes all there are, and 0 the CPU."""
+    """CUDA devices to use on each node; `auto` takes all there are, and 0 the CPU."""
     processes: int | None = Field(None, gt=0)
     """Processes on a CPU-only node (gloo); on GPUs there is one a device."""
+    nodes: int | None = Field(None, gt=0)
+    """Machines that share a stage's work; as many as `hosts` names, or that a job of Slurm is to ask for."""
+    hosts: str | tuple[str, ...] = ()
+    """Names or addresses of the nodes, the first one where they meet; or a file with one a line (`gpu1`, or `gpu1 slots=8` as MPI has it)."""
+    reach: Literal["ssh", "srun"] = "ssh"
+    """What starts a node's processes: ssh, or srun within a job of Slurm. This machine's own need neither."""
+    port: int = Field(29400, gt=0, lt=65536)
+    """Of the first node, where the nodes meet."""
     zero: Literal[0, 1, 2, 3, "auto"] = "auto"
     """DeepSpeed ZeRO stage 0 to 3; `auto` is 0 on one process."""
+    offload: Offload = Offload()
+    """What ZeRO keeps outside the GPUs' memory."""
+    deepspeed: str | None = None
+    """JSON file of DeepSpeed's own settings, for all that the recipe does not decide."""
+    slurm: Slurm = Slurm()
+    """What `pipeline run --slurm` asks for."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """Arithmetic of the forward pass; `auto` is bf16 where the device does it fast, else fp32. Stored weights stay fp32 while training."""
     micro_batch: Annotated[int, Field(gt=0)] | Literal["auto"] = "auto"

@@ -17,6 +17,7 @@ KINDS = sorted(folder.name for folder in (ROOT / "stages").iterdir() if folder.i
 PURE = ("stages.ppo.algorithm", "stages.core.losses", "data.packing", "data.columns", "data.formats")
 ENVIRONMENT = {
     "stages.__main__": "reads what the launcher wrote",
+    "stages.core.neighbours": "reads what the launcher wrote",
     "stages.adapters.__main__": "keeps libraries quiet and off the devices before they load",
     "pipeline.publish.command": "looks for secrets, to keep them out of what is sent",
     "pipeline.execute": "hands the environment on to stage processes",
