@@ -3,51 +3,56 @@
     python -m benchmarks.kill --rounds 25                                 every stage, one process
     python -m benchmarks.kill --rounds 25 --stages sft ppo --processes 2 --zero 3
 
-A round is one kill. Each is of one of three kinds, in turn: at a random moment; while a checkpoint is being written (its folder still has its
-temporary name); and, for PPO, between the words of a rollout and their rewards. Which, and when, follow from `--seed`. A stage is killed in
-most of its attempts, until one of them reaches the end; then the next job begins. Stages are those of the tests, small enough that a round costs a second:
-they are forked from one process that has loaded torch, and go through `stages.__main__` as all do.
+A round is one kill. The process that is to die says when it begins a step, a checkpoint, a rollout or its end (and when it ends a rollout); it is
+killed from outside, a random time after one of these signs, so that kills land anywhere in what the sign began. Which sign, and how long after it,
+follow from `--seed`; where the kill landed is told by the signs that came before it and by the checkpoint that was left unfinished. Of several
+processes a random one is killed, and the others a random time later, as a launcher would. A run is killed a few times and then left to its end.
+Stages are small (`kill_stages.py`) and forked from one process that has loaded torch, so that a round costs a second or two of processor time.
 """
 
 import argparse
+import gc
 import hashlib
 import json
 import os
 import random
+import select
 import shutil
 import signal
+import socket
 import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-STEPS = 12
-WORDS = ["the", "cat", "sat", "on", "a", "mat", "while", "two", "dogs", "ran", "over", "green", "hills", "yes", "no"]
-PATIENCE = 300.0
-LORA = {"kind": "lora", "rank": 4, "alpha": 8.0}
-MOMENTS = ("any moment", "checkpoint write", "rollout")
+from benchmarks.kill_stages import JOBS
+
+PATIENCE = 600.0
+"""Seconds that an attempt may take."""
+MOMENTS = {"start-up": "", "step": "s", "checkpoint write": "c", "rollout": "r", "end": "e"}
+"""Where a kill may land, and the sign that begins it."""
+SHARES = (1, 2, 3, 3, 1)
+"""How often each moment is aimed at."""
+KILLS_OF_A_RUN = (3, 6)
+"""Fewest and most kills before a run is left to its end."""
 
 
 def main(arguments: list[str] | None = None) -> int:
     options = read(arguments)
-    os.environ.update(
-        OMP_NUM_THREADS="1", CUDA_VISIBLE_DEVICES="", TQDM_DISABLE="1", ACCELERATE_USE_CPU="true"
-    )  # as the orchestrator sets them
-    if options.zero:
-        os.environ["ACCELERATE_USE_DEEPSPEED"] = "true"  # before anything looks whether DeepSpeed is wanted
-    load(options.stages)
+    surround(options.zero)
+    load(options.stages, options.zero)
     lines = []
     with tempfile.TemporaryDirectory(prefix="kill-") as place:
         for name in options.stages:
             trial = Trial(name, Path(place), options.processes, options.zero, random.Random(f"{options.seed} {name}"))
             lines.append(trial.run(options.rounds))
             if not options.json:
-                print(row(lines[-1]), flush=True)
-    print(json.dumps(lines) if options.json else "\n".join(["", HEAD, *map(row, lines)]))
+                print(*([HEAD] if len(lines) == 1 else []), row(lines[-1]), sep="\n", flush=True)
+    if options.json:
+        print(json.dumps(lines))
     return 0 if all(line["equal"] == line["finished"] and line["kills"] >= options.rounds for line in lines) else 1
 
 
@@ -63,8 +68,8 @@ def read(arguments: list[str] | None) -> argparse.Namespace:
 
 
 HEAD = (
-    "| stage | processes | kills | at any moment | in a checkpoint write | in a rollout | runs finished | equal | seconds |\n"
-    "|---|---|---:|---:|---:|---:|---:|---:|---:|"
+    f"| stage | processes | kills | {' | '.join(f'in {moment}' for moment in MOMENTS)} | runs finished | equal | seconds |\n"
+    f"|---|---|{'---:|' * (len(MOMENTS) + 4)}"
 )
 
 
@@ -74,109 +79,26 @@ def row(line: dict[str, Any]) -> str:
     return f"| {line['stage']} | {where} | {line['kills']} | {kinds} | {line['finished']} | {line['equal']} | {line['seconds']:.0f} |"
 
 
-def load(names: list[str]) -> None:
+def surround(zero: int) -> None:
+    """The environment as the orchestrator and `stages.__main__` make it; here it must be there before torch is loaded."""
+    os.environ.update(OMP_NUM_THREADS="1", CUDA_VISIBLE_DEVICES="", TQDM_DISABLE="1", DS_ACCELERATOR="cpu", TOKENIZERS_PARALLELISM="false")
+    os.environ.update({"ACCELERATE_USE_DEEPSPEED": "true"} if zero else {"ACCELERATE_USE_CPU": "true"})
+
+
+def load(names: list[str], zero: int) -> None:
     """Imports what the stages need, once, before anything is forked."""
-    from stages.adapters import building  # noqa: F401
+    from stages.registry import run_function
 
-    if os.environ.get("ACCELERATE_USE_DEEPSPEED"):
-        import deepspeed  # noqa: F401
+    if zero:
+        # `initialize` imports torch's compiler by it, 2 seconds that each process would spend anew.
+        import deepspeed.runtime.zero.muon.muon_optimizer  # noqa: F401
+    import transformers.models.llama.modeling_llama  # noqa: F401
 
+    import tests.stages.tiny  # noqa: F401
 
-# The stages ------------------------------------------------------------------------------------------------------------------------------
-
-
-def chats(count: int) -> list[dict[str, Any]]:
-    source = random.Random(8)
-
-    def say() -> str:
-        return " ".join(source.choices(WORDS, k=source.randint(2, 8)))
-
-    return [{"messages": [{"role": "user", "content": say()}, {"role": "assistant", "content": say()}]} for _ in range(count)]
-
-
-def texts(count: int) -> list[dict[str, Any]]:
-    source = random.Random(7)
-    return [{"text": " ".join(source.choices(WORDS, k=source.randint(4, 20)))} for _ in range(count)]
-
-
-def pairs(count: int) -> list[dict[str, Any]]:
-    source = random.Random(9)
-
-    def say() -> str:
-        return " ".join(source.choices(WORDS, k=source.randint(1, 6)))
-
-    return [{"prompt": say(), "chosen": f"yes {say()}", "rejected": f"no {say()}"} for _ in range(count)]
-
-
-def written(file: Path, rows: list[dict[str, Any]]) -> Path:
-    file.write_text("".join(json.dumps(line) + "\n" for line in rows), encoding="utf-8")
-    return file
-
-
-def base(folder: Path) -> Path:
-    """A tokenizer with a chat template and an untrained model, made once."""
-    from tests.stages.tiny import causal_lm, saved, tokenizer_of
-
-    if not (folder / "base").exists():
-        tokenizer = tokenizer_of(WORDS)
-        saved(causal_lm(tokenizer, context=64), tokenizer, folder / "base")
-    return folder / "base"
-
-
-def pretrain(folder: Path, place: Path) -> Any:
-    from tests.stages.tiny import job_of
-
-    config = {"model": "base", "data": [{"path": "x"}], "tokens": STEPS * 128, "batch_tokens": 128, "held_out": 0.1}
-    config |= {"optimizer": {"learning_rate": 1e-2}}
-    return job_of(
-        folder,
-        "pretrain",
-        config,
-        inputs={"model": ("causal-lm", base(place))},
-        files={"data.0": [written(place / "texts.jsonl", texts(120))]},
-    )
-
-
-def sft(folder: Path, place: Path, **changes: Any) -> Any:
-    from tests.stages.tiny import job_of
-
-    config = {"model": "base", "data": [{"path": "x"}], "batch_tokens": 128, "epochs": 1.0, "held_out": 0.1}
-    config |= {"optimizer": {"learning_rate": 1e-2}} | changes
-    return job_of(
-        folder, "sft", config, inputs={"model": ("causal-lm", base(place))}, files={"data.0": [written(place / "chats.jsonl", chats(120))]}
-    )
-
-
-def reward(folder: Path, place: Path, **changes: Any) -> Any:
-    from tests.stages.tiny import job_of
-
-    config = {"model": "base", "data": [{"path": "x"}], "batch_pairs": 8, "epochs": 1.0, "held_out": 0.1}
-    config |= {"optimizer": {"learning_rate": 1e-2}} | changes
-    return job_of(
-        folder,
-        "reward",
-        config,
-        inputs={"model": ("causal-lm", base(place))},
-        files={"data.0": [written(place / "pairs.jsonl", pairs(100))]},
-    )
-
-
-def ppo(folder: Path, place: Path, **changes: Any) -> Any:
-    from tests.stages.ppo.small import ppo_job
-
-    kl = {"coefficient": 0.1, "target": 0.05, "horizon": 64}  # adaptive: its state must come back too
-    return ppo_job(folder, model_reward=True, kl=kl, steps=8, **changes)
-
-
-JOBS: dict[str, Callable[[Path, Path], Any]] = {
-    "pretrain": pretrain,
-    "sft": sft,
-    "sft with LoRA": lambda folder, place: sft(folder, place, adapter={**LORA, "dropout": 0.1}),
-    "reward": reward,
-    "reward with LoRA": lambda folder, place: reward(folder, place, adapter=LORA),
-    "ppo": ppo,
-    "ppo with LoRA": lambda folder, place: ppo(folder, place, adapter=LORA),
-}
+    for kind in {name.partition(" ")[0] for name in names}:
+        run_function(kind)
+    gc.freeze()  # what is there stays in pages that all forks share
 
 
 # Attempts --------------------------------------------------------------------------------------------------------------------------------
@@ -184,10 +106,28 @@ JOBS: dict[str, Callable[[Path, Path], Any]] = {
 
 @dataclass
 class Attempt:
-    """The forked processes of one attempt."""
+    """The forked processes of one attempt, and the signs that one of them gives."""
 
     pids: list[int]
+    signs: int
+    """The reading end of the victim's pipe."""
+    seen: str = ""
     codes: dict[int, int] = field(default_factory=dict)
+
+    def sign(self) -> str:
+        """The victim's next sign; empty once it has ended."""
+        if not select.select([self.signs], [], [], PATIENCE)[0]:
+            raise SystemExit(f"nothing seen for {PATIENCE:.0f} seconds after '{self.seen}'")
+        said = os.read(self.signs, 1).decode()
+        self.seen += said
+        return said
+
+    def wait_for(self, sign: str, number: int) -> bool:
+        """Whether the victim gave the sign so many times, before it ended."""
+        while self.seen.count(sign) < number:
+            if not self.sign():
+                return False
+        return True
 
     def poll(self) -> bool:
         """Whether any process still lives."""
@@ -203,26 +143,42 @@ class Attempt:
             if pid not in self.codes:
                 os.kill(pid, signal.SIGKILL)
 
-    def join(self, patience: float = PATIENCE) -> None:
-        """Wait for all; those that miss a killed one for too long are killed as well, as a launcher would."""
-        deadline = time.monotonic() + patience
+    def join(self) -> None:
+        """Wait for all, and take in the last signs."""
+        deadline = time.monotonic() + PATIENCE
         while self.poll():
             if time.monotonic() > deadline:
                 self.kill(self.pids)
-            time.sleep(0.002)
+            time.sleep(0.005)
+        while said := os.read(self.signs, 4096):
+            self.seen += said.decode()
+        os.close(self.signs)
 
 
-def start(job: Any, processes: int, zero: int, in_rollout: int | None) -> Attempt:
-    """Fork the processes of a stage. `in_rollout`: the rollout after whose words the first process kills itself."""
-    port = str(random.SystemRandom().randrange(20_000, 60_000))
-    return Attempt([fork(job, rank, processes, zero, port, in_rollout) for rank in range(processes)])
+def start(job: Any, processes: int, zero: int, victim: int) -> Attempt:
+    """Fork the processes of a stage; that of rank `victim` gives signs."""
+    shutil.rmtree(job.artifact, ignore_errors=True)  # as the orchestrator does
+    port, (reading, writing) = free_port(), os.pipe()
+    pids = []
+    for rank in range(processes):
+        sys.stdout.flush()
+        pid = os.fork()
+        if not pid:
+            os.close(reading)
+            live(job, rank, processes, zero, port, writing if rank == victim else None)
+        pids.append(pid)
+    os.close(writing)
+    return Attempt(pids, reading)
 
 
-def fork(job: Any, rank: int, processes: int, zero: int, port: str, in_rollout: int | None) -> int:
-    sys.stdout.flush()
-    pid = os.fork()
-    if pid:
-        return pid
+def free_port() -> str:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        return str(taken.getsockname()[1])
+
+
+def live(job: Any, rank: int, processes: int, zero: int, port: str, signs: int | None) -> None:
+    """What a forked process does, to its end."""
     code = 1
     try:
         with (job.folder / "log.txt").open("a") as log:
@@ -233,8 +189,8 @@ def fork(job: Any, rank: int, processes: int, zero: int, port: str, in_rollout: 
                 RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(processes), LOCAL_WORLD_SIZE=str(processes),
                 MASTER_ADDR="127.0.0.1", MASTER_PORT=port, TORCHELASTIC_RUN_ID="kill",
             )  # fmt: skip
-        if in_rollout is not None and rank == 0:
-            die_in_rollout(in_rollout)
+        if signs is not None:
+            give_signs(signs)
         from stages.__main__ import main as stage
 
         code = stage([str(job.folder / "job.json")])
@@ -243,19 +199,31 @@ def fork(job: Any, rank: int, processes: int, zero: int, port: str, in_rollout: 
         os._exit(code)
 
 
-def die_in_rollout(number: int) -> None:
-    """Kill this process in its rollout of that number, after the words and before the rewards."""
-    from stages.core.rewards import Rewards
+def give_signs(pipe: int) -> None:
+    """Let this process say what it begins; a letter each, as in MOMENTS, and `R` for a rollout that is over."""
+    from stages.core.boundary import Boundary
+    from stages.core.checkpoints import Saver
 
-    score, calls = Rewards.score, [0]
+    def announced(owner: Any, name: str, before: str, after: str = "") -> None:
+        call = getattr(owner, name)
 
-    def killed(self: Any, *arguments: Any, **named: Any) -> Any:
-        calls[0] += 1
-        if calls[0] > number:
-            os.kill(os.getpid(), signal.SIGKILL)
-        return score(self, *arguments, **named)
+        def calling(*arguments: Any, **named: Any) -> Any:
+            os.write(pipe, before.encode())
+            found = call(*arguments, **named)
+            os.write(pipe, after.encode())
+            return found
 
-    Rewards.score = killed  # type: ignore[method-assign]
+        setattr(owner, name, calling)
+
+    announced(Boundary, "on_step_begin", "s")
+    announced(Saver, "save", "c")
+    announced(Saver, "finish", "e")
+    if "stages.ppo.run" in sys.modules:
+        from stages.ppo.loop import Training
+        from stages.ppo.rollout import Rollouts
+
+        announced(Training, "update", "s")
+        announced(Rollouts, "of_step", "r", "R")
 
 
 @dataclass
@@ -268,72 +236,120 @@ class Trial:
     zero: int
     chance: random.Random
     kills: Counter[str] = field(default_factory=Counter)
+    spans: dict[str, float] = field(default_factory=dict)
+    """Seconds that each moment takes, from the run that nobody kills."""
+    counts: Counter[str] = field(default_factory=Counter)
+    """Signs that it gives."""
 
     def run(self, rounds: int) -> dict[str, Any]:
         began = time.monotonic()
-        whole, seconds = self.uninterrupted()
+        whole = self.uninterrupted()
         finished = equal = 0
         while self.kills.total() < rounds:
             finished += 1
-            equal += self.killed(seconds) == whole
+            equal += self.killed() == whole or self.keep()
         return {
             "stage": self.name, "processes": self.processes, "zero": self.zero, "kills": self.kills.total(), "by": dict(self.kills),
             "finished": finished, "equal": equal, "sha256": whole[0], "seconds": time.monotonic() - began,
         }  # fmt: skip
 
+    def folder(self, which: str) -> Path:
+        return self.place / self.name.replace(" ", "-") / which / "stage"
+
+    def keep(self) -> bool:
+        """A run that came out otherwise is copied for whoever looks for the cause."""
+        copies = Path(tempfile.mkdtemp(prefix="kill-differs-"))
+        shutil.copytree(self.folder("whole").parent.parent, copies, dirs_exist_ok=True, symlinks=True)
+        print(f"{self.name} came out otherwise: {copies}", file=sys.stderr, flush=True)
+        return False
+
     def job(self, which: str) -> Any:
         from stages.contract import Checkpoints, Hardware
 
-        folder = self.place / self.name.replace(" ", "-") / which / "stage"
+        folder = self.folder(which)
         shutil.rmtree(folder, ignore_errors=True)
         job = JOBS[self.name](folder, self.place)
         hardware = Hardware(gpus=0, threads=1, micro_batch=1, processes=self.processes, zero=self.zero, precision="fp32")
+        if self.name.startswith("ppo"):
+            # The processes then have different numbers of passes.
+            hardware = hardware.model_copy(update={"micro_batch": 3})
         job = job.model_copy(update={"hardware": hardware, "checkpoints": Checkpoints(every_steps=2)})
-        (folder / "job.json").write_text(job.model_dump_json())
+        (job.folder / "job.json").write_text(job.model_dump_json())
         return job
 
-    def uninterrupted(self) -> tuple[tuple[str, str], float]:
-        job, began = self.job("whole"), time.monotonic()
-        attempt = start(job, self.processes, self.zero, None)
+    def uninterrupted(self) -> tuple[str, str]:
+        """What the run leaves that nobody kills; how long its parts take is noted."""
+        job, last = self.job("whole"), time.monotonic()
+        attempt = start(job, self.processes, self.zero, 0)
+        times: dict[str, list[float]] = {}
+        sign = ""
+        while following := attempt.sign():
+            now = time.monotonic()
+            times.setdefault(sign, []).append(now - last)
+            sign, last = following, now
         attempt.join()
+        times.setdefault(sign, []).append(time.monotonic() - last)
         if any(attempt.codes.values()):
             raise SystemExit(f"{self.name} does not run at all:\n{(job.folder / 'log.txt').read_text()[-3000:]}")
-        return outcome(job), time.monotonic() - began
+        self.spans, self.counts = {sign: sum(each) / len(each) for sign, each in times.items()}, Counter(attempt.seen)
+        sealed = [json.loads(line) for line in (job.folder / "checkpoints.jsonl").read_text().splitlines()]
+        self.spans["c"] = sum(line["blocked_seconds"] + line["overlapped_seconds"] for line in sealed) / len(sealed)
+        return outcome(job)
 
-    def killed(self, seconds: float) -> tuple[str, str]:
-        """One run that is killed in every attempt until one of them reaches its end; what it left."""
+    def killed(self) -> tuple[str, str]:
+        """One run that is killed a few times and then left to its end; what it left."""
         job = self.job("killed")
-        while True:
-            moment = self.chance.choice([*(MOMENTS if self.name.startswith("ppo") else MOMENTS[:2]), "none"])
-            attempt = start(job, self.processes, self.zero, self.chance.randrange(6) if moment == "rollout" else None)
-            if moment in MOMENTS[:2]:
-                self.shoot(job, attempt, moment, seconds)
-            attempt.join(PATIENCE if moment != "rollout" or self.processes == 1 else 20.0)
-            if -signal.SIGKILL in attempt.codes.values():
-                writing = bool(list((job.folder / "checkpoints").glob(".partial-*")))
-                self.kills["checkpoint write" if writing else "any moment" if moment == "checkpoint write" else moment] += 1
-            elif any(attempt.codes.values()):
-                raise SystemExit(f"{self.name} did not go on:\n{(job.folder / 'log.txt').read_text()[-3000:]}")
-            else:
+        for _ in range(self.chance.randint(*KILLS_OF_A_RUN)):
+            if not self.attempt(job):
                 return outcome(job)
+        attempt = start(job, self.processes, self.zero, 0)
+        attempt.join()
+        if any(attempt.codes.values()):
+            raise SystemExit(f"{self.name} did not go on:\n{(job.folder / 'log.txt').read_text()[-3000:]}")
+        return outcome(job)
 
-    def shoot(self, job: Any, attempt: Attempt, moment: str, seconds: float) -> None:
-        """Kill one process of the attempt, unless it ends before."""
-        victim = self.chance.choice(attempt.pids)
-        deadline = time.monotonic() + self.chance.uniform(0.0, 1.2 * seconds)
-        while attempt.poll() and (moment == "checkpoint write" or time.monotonic() < deadline):
-            if (
-                moment == "checkpoint write"
-                and time.monotonic() > deadline - seconds
-                and any((job.folder / "checkpoints").glob(".partial-*"))
-            ):
-                time.sleep(self.chance.uniform(0.0, 0.004))
-                break
-            time.sleep(0.0005 if moment == "checkpoint write" else 0.005)
-        attempt.kill([victim])
-        if self.processes > 1:  # the others miss it; a launcher would end them
-            time.sleep(0.2)
+    def attempt(self, job: Any) -> bool:
+        """Start the stage and kill it; False if it came to its end before."""
+        moments = [(sign, share) for sign, share in zip(MOMENTS.values(), SHARES, strict=True) if not sign or self.counts[sign]]
+        sign = self.chance.choices([sign for sign, _ in moments], [share for _, share in moments])[0]
+        left = self.counts[sign] - done(job) * self.counts[sign] // max(1, self.counts["s"])
+        number = self.chance.randint(1, max(1, left * 2 // 3)) if sign else 0
+        rank = self.chance.randrange(self.processes)
+        unfinished = partials(job)
+        attempt = start(job, self.processes, self.zero, rank)
+        if not sign or attempt.wait_for(sign, number):
+            time.sleep(self.chance.uniform(0.0, self.spans[sign]))
+            attempt.kill([attempt.pids[rank]])
+            time.sleep(self.chance.uniform(0.0, 0.3) if self.processes > 1 else 0.0)  # the others miss it; a launcher ends them
             attempt.kill(attempt.pids)
+        attempt.join()
+        if -signal.SIGKILL in attempt.codes.values():
+            self.kills[landed(attempt.seen, bool(partials(job) - unfinished))] += 1
+            return True
+        if any(attempt.codes.values()):
+            raise SystemExit(f"{self.name} did not go on:\n{(job.folder / 'log.txt').read_text()[-3000:]}")
+        return False
+
+
+def done(job: Any) -> int:
+    """Steps of the newest checkpoint."""
+    return max((int(path.name.removeprefix("step-")) for path in (job.folder / "checkpoints").glob("step-*")), default=0)
+
+
+def partials(job: Any) -> set[int]:
+    """Checkpoints that are not finished, each by a number of its own."""
+    return {path.stat().st_ctime_ns for path in (job.folder / "checkpoints").glob(".partial-*")}
+
+
+def landed(seen: str, unfinished: bool) -> str:
+    """Where a kill came, by the signs before it and whether it left a checkpoint unfinished."""
+    if unfinished and "c" in seen:
+        return "checkpoint write"
+    if "e" in seen:
+        return "end"
+    if seen.count("r") > seen.count("R"):
+        return "rollout"
+    return "step" if "s" in seen or "R" in seen else "start-up"
 
 
 def outcome(job: Any) -> tuple[str, str]:

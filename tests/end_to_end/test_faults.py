@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.kill import ppo, pretrain, sft
+from benchmarks.kill_stages import ppo, pretrain, sft
 from stages.contract import FAILED, Checkpoints, Hardware
 from stages.core import checkpoints
 from tests.command import CANARY

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.kill import JOBS
+from benchmarks.kill_stages import JOBS
 
 ROOT = Path(__file__).resolve().parents[2]
 
