@@ -17,7 +17,7 @@ from pydantic import ValidationError
 from data.errors import DataError
 from stages.contract import AGAIN, DONE, FAILED, INTERRUPTED, WRONG_INPUT, Job, StageError
 from stages.core.divergence import RolledBack
-from stages.core.files import write_json
+from stages.core.files import is_refused_by_disk, write_json
 from stages.core.interrupt import Interrupted
 from stages.core.neighbours import Neighbours, neighbours
 from stages.registry import STAGES, config_class, run_function
@@ -87,6 +87,12 @@ def judged(error: BaseException) -> tuple[int, str, bool]:
         return AGAIN, str(error), True
     if isinstance(error, Interrupted | KeyboardInterrupt):
         return INTERRUPTED, str(error) or "stopped at once, without a new checkpoint", True
+    if is_refused_by_disk(error):
+        return (
+            FAILED,
+            f"the disk takes no more: {_sentence(error)}; checkpoints that are there stay whole, and the same command goes on",
+            True,
+        )
     if isinstance(error, MemoryError) or "out of memory" in str(error) or "can't allocate memory" in str(error):
         return FAILED, "out of memory; lower hardware.micro_batch or set hardware.gradient_checkpointing", False
     return FAILED, f"{type(error).__name__}: {_sentence(error)}", False
@@ -158,8 +164,11 @@ def cores() -> int:
 
 
 def _say(code: int, sentence: str) -> int:
-    sys.stdout.flush()
-    print(sentence, file=sys.stderr, flush=True)
+    try:
+        sys.stdout.flush()
+        print(sentence, file=sys.stderr, flush=True)
+    except OSError:  # the disk that holds the log is full: the exit code is all that can be said, and Python would change it as it ends
+        sys.stdout = sys.stderr = open(os.devnull, "w")  # noqa: SIM115
     return code
 
 

@@ -87,7 +87,8 @@ class Hardware(Spec):
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass: less memory, about a third more time."""
     step_timeout: float | None = Field(1800.0, gt=0)
-    """Seconds after which a step that does not end is taken to hang: every process writes the stacks of its threads and ends; never if null."""
+    """Seconds without a sign of life (a step, a forward pass, a token) after which a process is taken to hang: it writes the stacks of its threads and
+    ends; never if null."""
     threads: int | None = Field(None, gt=0)
     """CPU threads of a process; the machine's cores over the processes if left out."""
 

@@ -7,6 +7,7 @@ import torch
 from transformers import TrainerCallback
 
 from stages.core.seeds import seed_for
+from stages.core.watchdog import beat
 
 
 class Boundary(TrainerCallback):  # type: ignore[misc]
@@ -23,10 +24,10 @@ class Boundary(TrainerCallback):  # type: ignore[misc]
         self._trainer.step_begins()
 
     def on_substep_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self._trainer.dog.beat()
+        beat()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self._trainer.dog.beat()
+        beat()
         asked, due = self._trainer.any_of(self._stop(), self._trainer.saver.is_due())
         control.should_save = control.should_save or asked or due
         control.should_training_stop = control.should_training_stop or asked

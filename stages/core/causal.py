@@ -13,6 +13,7 @@ from stages.contract import StageError
 from stages.core.losses import chunked_cross_entropy
 from stages.core.rows import Document, PackedRows, Shape, collate
 from stages.core.training import StageTraining
+from stages.core.watchdog import beat
 
 
 class CausalTraining(StageTraining):
@@ -99,6 +100,7 @@ def total_nats(model: Any, rows: Any, micro_batch: int) -> tuple[float, int]:
     nats, tokens = 0.0, 0
     with torch.no_grad():
         for start in range(0, len(rows), micro_batch):
+            beat()
             batch = collate([rows[index] for index in range(start, min(start + micro_batch, len(rows)))])
             tokens += len(batch["targets"])
             nats += float(model(**{name: tensor.to(model.device) for name, tensor in batch.items()}))

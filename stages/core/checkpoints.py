@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from stages.contract import Checkpoints, StageError
-from stages.core.files import digest, sync, write_json
+from stages.core.files import digest, is_refused_by_disk, mib, room, sync, write_json
 
 SEAL = "COMPLETE"
 BEST = "best"
@@ -26,8 +26,6 @@ RECORD = "checkpoints.jsonl"
 """In the stage's folder: a line for every checkpoint that was sealed."""
 DEAREST = 50
 """A checkpoint that is taken because time has passed waits for so many times the seconds that the last one cost: 2 % at most."""
-WRITERS = ("PytorchStreamWriter", "inline_container")
-"""Parts of torch that name themselves, and not the disk, when it takes no more."""
 MARGIN = 1.05
 """Room asked for, as a multiple of what a checkpoint is expected to need."""
 
@@ -105,18 +103,20 @@ class Saver:
         self._settle()
         self.wait()
 
-    def check_room(self, artifact: int) -> None:
-        """Before the first step: raises StageError if checkpoints and an artifact of so many bytes will not fit on the disk."""
+    def check_room(self, artifact: int, *, every: int, steps: int) -> None:
+        """Before the first step: raises StageError if what a stage keeps of a checkpoint `every` so many of its `steps`, and an artifact of so many
+        bytes, will not fit on the disk."""
         if not self.first:
             return
         self.folder.mkdir(parents=True, exist_ok=True)
-        there = len(_newest_first(self.folder))
-        more = max(1, self.settings.keep_last + 1 - there)
+        more = max(1, most_kept(self.settings, every, steps) - len(_newest_first(self.folder)))
         free, needed = shutil.disk_usage(self.folder).free, MARGIN * (more * self.expected + artifact)
         if free < needed:
+            several = f"{more} checkpoints" if more > 1 else "a checkpoint"
             raise StageError(
-                f"{self.folder} has {_mib(free)} free; {more} checkpoints of {_mib(self.expected)} and an artifact of {_mib(artifact)} "
-                f"need {_mib(needed)}: make room, or lower checkpoints.keep_last ({self.settings.keep_last})"
+                f"{self.folder} has {mib(free)} free; {several} of {mib(self.expected)} and an artifact of {mib(artifact)} "
+                f"need {mib(needed)}: make room, or keep fewer (checkpoints.keep_last is {self.settings.keep_last}"
+                + (f", keep_every {self.settings.keep_every})" if self.settings.keep_every else ")")
             )
 
     def _settle(self) -> None:
@@ -132,7 +132,7 @@ class Saver:
         free = shutil.disk_usage(self.folder).free
         if free < needed:
             raise StageError(
-                f"the checkpoint of step {step} needs {_mib(needed)} and {_mib(free)} are free in {self.folder}; the earlier ones are whole"
+                f"the checkpoint of step {step} needs {mib(needed)} and {mib(free)} are free in {self.folder}; the earlier ones are whole"
             )
 
     def _seal(self, partial: Path, step: int, score: float | None, blocked: float) -> None:
@@ -145,7 +145,7 @@ class Saver:
         line = {"step": step, "bytes": size, "blocked_seconds": round(blocked, 4), "overlapped_seconds": round(seconds, 4)}
         with (self.folder.parent / RECORD).open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
-        print(f"checkpoint {whole.name}: {_mib(size)}, training waited {blocked:.2f} s, sealed {seconds:.2f} s later", flush=True)
+        print(f"checkpoint {whole.name}: {mib(size)}, training waited {blocked:.2f} s, sealed {seconds:.2f} s later", flush=True)
 
     def _choose_best(self, whole: Path, score: float | None) -> None:
         link = self.folder / BEST
@@ -178,18 +178,24 @@ def _begin(folder: Path, step: int) -> None:
 
 @contextmanager
 def _told(folder: Path, step: int) -> Iterator[None]:
-    """Turns whatever a library raises for a disk that takes no more into one sentence."""
+    """Turns whatever is raised where a disk takes no more into one sentence."""
     try:
         yield
     except Exception as error:
-        # safetensors and torch raise errors of their own
-        if isinstance(error, OSError) or type(error).__name__ == "SafetensorError" or any(sign in str(error) for sign in WRITERS):
-            free = _mib(shutil.disk_usage(folder).free)
+        if isinstance(error, OSError) or is_refused_by_disk(error):
             why = " ".join(str(error).split())
             raise StageError(
-                f"the checkpoint of step {step} could not be written ({why}); {free} are free in {folder}; the earlier ones are whole"
+                f"the checkpoint of step {step} could not be written ({why}); {room(folder)} are free in {folder}; the earlier ones are whole"
             ) from error
         raise
+
+
+def most_kept(settings: Checkpoints, every: int, steps: int) -> int:
+    """Most checkpoints that a stage has on the disk at once: those that it keeps, and a new one before the oldest goes."""
+    taken = sorted({*range(every, steps + 1, every), steps})
+    older, recent = taken[: -settings.keep_last - 1], taken[-settings.keep_last - 1 :]
+    for_good = [step for step in older if settings.keep_every and step % settings.keep_every == 0]
+    return len(recent) + len(for_good) + (settings.keep_best and len(older) > len(for_good))
 
 
 def seal(partial: Path, says: dict[str, Any] | None = None) -> Path:
@@ -278,7 +284,3 @@ def _on(ground: Ground) -> str:
     return (
         f"{ground.processes} process{'es' if ground.processes > 1 else ''} {f'under ZeRO-{ground.zero}' if ground.zero else 'without ZeRO'}"
     )
-
-
-def _mib(size: float) -> str:
-    return f"{size / 2**20:,.1f} MiB"

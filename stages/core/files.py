@@ -1,10 +1,17 @@
 """Files that are there after a crash: whole or not at all. Torch-free."""
 
+import errno
 import hashlib
 import json
 import os
+import shutil
 from pathlib import Path
 from typing import Any
+
+REFUSALS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
+"""What the system says where a disk is full, a quota used up, a file too large, or nothing may be written."""
+WRITERS = ("PytorchStreamWriter", "inline_container")
+"""Parts of torch that name themselves, and not the disk, when it takes no more."""
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -32,3 +39,20 @@ def digest(path: Path) -> str:
     """SHA-256 of a file."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def is_refused_by_disk(error: BaseException) -> bool:
+    """Whether an error says, in the words of Python, of safetensors or of torch, that a disk takes no more."""
+    if isinstance(error, OSError):
+        return error.errno in REFUSALS
+    said = str(error)
+    return any(os.strerror(number) in said for number in REFUSALS) or any(sign in said for sign in WRITERS)
+
+
+def room(path: Path) -> str:
+    """What is free where `path` lies, in words."""
+    return mib(shutil.disk_usage(path).free)
+
+
+def mib(size: float) -> str:
+    return f"{size / 2**20:,.1f} MiB"

@@ -16,6 +16,7 @@ from transformers import DynamicCache
 
 from stages.adapters.prompts import has_prompt, is_prompted, prefilled
 from stages.core.logprobs import arithmetic, chosen_logprobs, cut
+from stages.core.watchdog import beat
 
 CACHED_TOKENS = 1 << 16
 """Most tokens (rows x prompt and answer) in the cache at once where the rows of a micro-batch are not given."""
@@ -133,6 +134,7 @@ class _Rows:
         lengths_B = torch.full((self.count,), limit, device=self.device)
         ended_B = torch.zeros(self.count, dtype=torch.bool, device=self.device)
         for t in range(limit):
+            beat()
             logits_BV = self._forward(t)
             uniform_B = None if self.numbers_BT is None else self.numbers_BT[self.rows_B, t]
             token_B = draw(logits_BV, uniform_B, temperature)

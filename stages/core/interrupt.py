@@ -6,7 +6,7 @@ A second Ctrl-C stops at once. A second SIGTERM does not: a scheduler sends it t
 import signal
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 
 
@@ -25,8 +25,9 @@ def interruptible() -> Iterator[Callable[[], bool]]:
             if number == signal.SIGINT:
                 raise KeyboardInterrupt
             return
-        print(f"{signal.Signals(number).name}: a checkpoint follows at the next step boundary, then the stage stops", flush=True)
         asked.set()
+        with suppress(OSError, RuntimeError):  # a log that takes no more, or a line that the signal has interrupted
+            print(f"{signal.Signals(number).name}: a checkpoint follows at the next step boundary, then the stage stops", flush=True)
 
     if threading.current_thread() is not threading.main_thread():
         yield asked.is_set

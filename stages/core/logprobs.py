@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from stages.adapters.prompts import hidden_states
+from stages.core.watchdog import beat
 
 LOGITS_AT_ONCE = 1 << 25
 """Most logits (positions x vocabulary) held at once: 128 MiB in fp32."""
@@ -192,6 +193,7 @@ class Sweep:
         mask_BT = self.mask_BT
         found: list[Tensor] = []
         for rows, batch in self.batches():
+            beat()
             outputs = [output for output in forward(batch) if output is not None]
             found = found or [torch.zeros(mask_BT.shape) for _ in outputs]
             for whole_BT, output_N in zip(found, outputs, strict=True):

@@ -18,6 +18,7 @@ import numpy as np
 from stages.contract import StageError
 from stages.core.answers import Answers
 from stages.core.config import Remote
+from stages.core.watchdog import beat
 
 LARGEST_RESPONSE = 16 << 20
 """Bytes of a response that are read."""
@@ -42,6 +43,7 @@ class RemoteScorer:
         """(B) float64. Raises StageError if the server cannot be reached or does not answer with a number for each answer."""
         scores: list[float] = []
         for start in range(0, len(answers.texts), self.settings.batch):
+            beat()
             scores += self._scores_of(answers, slice(start, start + self.settings.batch))
         return {"": np.array(scores, dtype=np.float64)}
 

@@ -26,21 +26,35 @@ from stages.core.logprobs import cut
 from stages.core.models import check_fit, load_reward_model, load_tokenizer
 from stages.core.parity import backbone
 from stages.core.remote import RemoteScorer
-from stages.core.rules import Rule, load_rule, plain_name, score_of
+from stages.core.rules import Grade, Rule, load_rule, plain_name, score_of
+from stages.core.watchdog import beat
 
 
-@dataclass(frozen=True)
+@dataclass
 class RuleScorer:
     rule: Rule
+    named: tuple[str, ...] | None = None
+    """What the rule's grades are called, from its first answer on."""
 
     def score(self, answers: Answers) -> dict[str, np.ndarray]:
+        """Raises DataError where a grade has other names than the first one had."""
         rows = zip(answers.prompts, answers.texts, answers.completions, answers.references, strict=True)
         grades = [self.rule(prompt, text, completion.finished, reference) for prompt, text, completion, reference in rows]
+        for grade, text in zip(grades, answers.texts, strict=True):
+            self._same_names(grade, text)
         found = {"": np.array([score_of(grade) for grade in grades], dtype=np.float64)}
-        several = [grade for grade in grades if isinstance(grade, Mapping)]
-        for name in several[0] if len(several) == len(grades) else ():
-            found[name] = np.array([grade[name] for grade in several], dtype=np.float64)
-        return found
+        return found | {
+            name: np.array([grade[name] for grade in grades if isinstance(grade, Mapping)], dtype=np.float64) for name in self.named or ()
+        }
+
+    def _same_names(self, grade: Grade, text: str) -> None:
+        names = tuple(grade) if isinstance(grade, Mapping) else ()
+        self.named = names if self.named is None else self.named
+        if set(names) != set(self.named):
+            first, here = (", ".join(each) or "a number alone" for each in (self.named, names))
+            raise DataError(
+                f"a rule gave {first} for its first answer and {here} for {text[:60]!r}; wanted the same names for every answer"
+            )
 
 
 @dataclass(frozen=True)
@@ -117,6 +131,7 @@ def last_token_scores(
         longest = max(len(rows[i]) for i in batch)
         ids = torch.tensor([[*rows[i], *[0] * (longest - len(rows[i]))] for i in batch], device=device)
         last = torch.tensor([len(rows[i]) - 1 for i in batch], device=device)
+        beat()
         # A judge on a shared base reads with its own adapters, which do not act otherwise.
         hidden_BLH = model.read(ids) if hasattr(model, "read") else hidden_states(model, backbone_of(model), ids)
         scores_B[batch] = model.score(hidden_BLH[torch.arange(len(batch), device=device), last]).float()[:, 0].cpu()

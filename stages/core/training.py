@@ -30,7 +30,7 @@ from stages.core.rows import Shape, divisor
 from stages.core.schedules import adamw, learning_rate_factor
 from stages.core.seeds import seed_for
 from stages.core.trackers import Trackers
-from stages.core.watchdog import Watchdog, watching
+from stages.core.watchdog import watching
 from stages.core.zero import engine_config, make_whole, size_of_state, zero_stage
 
 AUTO_TOKENS = {"cpu": 4_096, "cuda": 32_768}
@@ -149,7 +149,6 @@ class StageTraining(_Below):  # type: ignore[misc]
             expected=size_of_state(self.model, sharded=self.is_deepspeed_enabled),
         )
         self.tokenizer: Any = None
-        self.dog = Watchdog(None, job.folder)
         self.add_callback(Boundary(self, job.seed, stop))
 
     # ---- loss
@@ -375,7 +374,7 @@ def train(trainer: Any, tokenizer: Any = None) -> int:
     if checkpoint and done >= steps and not trainer.is_deepspeed_enabled:
         trainer._load_from_checkpoint(str(checkpoint))
         return done
-    with watching(trainer._job, trainer.args.process_index) as trainer.dog:
+    with watching(trainer._job, trainer.args.process_index):
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         trainer.saver.finish()
     if trainer.state.global_step < steps:
@@ -392,5 +391,6 @@ def _take_up(trainer: Any) -> tuple[Path | None, int]:
     if checkpoint:
         note = checkpoints.check_ground(checkpoint, trainer.saver.ground)
         print(*filter(None, [f"goes on after step {done} of {trainer.args.max_steps}", note]), sep="\n", flush=True)
-    trainer.saver.check_room(artifact=4 * sum(parameter.numel() for parameter in trainer.model.parameters()))
+    artifact = 4 * sum(parameter.numel() for parameter in trainer.model.parameters())
+    trainer.saver.check_room(artifact, every=int(trainer.args.save_steps), steps=trainer.args.max_steps)
     return checkpoint, done

@@ -1,4 +1,8 @@
-"""A watchdog over steps: a process that takes none for too long writes the stacks of all its threads to a file and ends.
+"""A watchdog over a stage: a process that gives no sign of life for too long writes the stacks of all its threads to a file and ends.
+
+    with watching(job):
+        ...
+        beat()  # after a step, a forward pass, a token: wherever work goes on
 
 `faulthandler` keeps the time in a thread of C, so it also works where Python itself is stuck in a collective. When one process hangs, the others
 wait for it in the same step: each writes its own stacks, and the launcher or the orchestrator takes down what is left.
@@ -53,12 +57,24 @@ def stacks(job: Job, rank: int) -> Path:
     return job.folder / "attempts" / str(job.attempt) / f"stacks-{rank}.txt"
 
 
+_watching: list[Watchdog] = []
+"""The one that watches: `faulthandler` has one clock a process."""
+
+
+def beat() -> None:
+    """Say that the process is alive; of no effect where nobody watches."""
+    if _watching:
+        _watching[0].beat()
+
+
 @contextmanager
-def watching(job: Job, rank: int = 0) -> Iterator[Watchdog]:
-    """A watchdog over the steps of a stage, with the time limit of its hardware."""
+def watching(job: Job, rank: int = 0) -> Iterator[None]:
+    """A watchdog over this process, with the time limit of its hardware."""
     dog = Watchdog(job.hardware.step_timeout, stacks(job, rank))
     dog.open()
+    _watching[:] = [dog]
     try:
-        yield dog
+        yield
     finally:
+        _watching.clear()
         dog.close()

@@ -11,6 +11,7 @@ from stages.core.publishing import publish
 from stages.core.reading import read
 from stages.core.rewards import Rewards, build_rewards
 from stages.core.seeds import seed_for
+from stages.core.watchdog import watching
 from stages.evaluate.config import Evaluate
 from stages.evaluate.exam import Exam, read_exams
 from stages.evaluate.family import Member, examine, measure_distance, members
@@ -26,12 +27,13 @@ def run(job: Job, config: Evaluate, hardware: Hardware) -> Result:
     exams, notes = read_exams(job, config)
     texts, read_notes = read(job, "text", config.text, Text) if config.text else ([], [])
     best_of = config.best_of if config.rewards else 1
-    for member in family:
-        print(f"{member.name}: {len(texts):,} texts, {sum(len(exam.prompts) for exam in exams):,} prompts", flush=True)
-        examine(member, exams, texts, config, hardware, max(config.answers, best_of) if member is baseline else config.answers)
-    if exams:
-        measure_distance(family, baseline, config, hardware)
-    marks = mark_all(family, job, config, hardware)
+    with watching(job):
+        for member in family:
+            print(f"{member.name}: {len(texts):,} texts, {sum(len(exam.prompts) for exam in exams):,} prompts", flush=True)
+            examine(member, exams, texts, config, hardware, max(config.answers, best_of) if member is baseline else config.answers)
+        if exams:
+            measure_distance(family, baseline, config, hardware)
+        marks = mark_all(family, job, config, hardware)
     columns = [column_of(member, marks[member.name], None if member is baseline else marks[baseline.name], job.seed) for member in family]
     if best_of > 1 and exams:
         columns.append(best_of_column(baseline, marks[baseline.name], best_of, job.seed))

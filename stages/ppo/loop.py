@@ -46,8 +46,6 @@ class Training:
     running: RunningMoments | None = None
     trouble: Trouble | None = None
     """What is done about gradients that are not finite; they end the run if left out."""
-    beat: Callable[[], None] = lambda: None
-    """Tells a watchdog that the run goes on."""
 
     def train(self, stop: Callable[[], bool]) -> None:
         """From the newest checkpoint, or the start, to the last step. Raises Interrupted after a checkpoint where `stop()` asks for it."""
@@ -55,7 +53,7 @@ class Training:
         if begin == 0:
             self.evaluate(0)
         for step in range(begin, self.config.steps):
-            clock = Clock(self.beat)
+            clock = Clock()
             rollout = self.rollouts.of_step(self.questions, self.config.batch, step)
             clock.lap("rollout")
             experience = collect(rollout, self.players, self.config, self.kl.coefficient, self.ranks, self.micro_batch, self.running)
@@ -72,7 +70,7 @@ class Training:
                 self.players.refresh_reference()
             asked = self.ranks.any(stop())
             if asked or self._checkpoint_is_due(step + 1):
-                self.save(step + 1)
+                self.save(step + 1, measured=not asked)
             if asked and step + 1 < self.config.steps:
                 self.saver.finish()
                 raise Interrupted(f"stopped after rollout {step + 1} of {self.config.steps}; the same command goes on")
@@ -106,13 +104,19 @@ class Training:
     def _is_due(self, step: int, every: int) -> bool:
         return step % every == 0 or step == self.config.steps
 
-    def _checkpoint_is_due(self, step: int) -> bool:
-        every = self.saver.settings.every_steps or max(self.config.steps // 5, 1)
-        return self.ranks.any(self.saver.is_due()) or self._is_due(step, every)
+    @property
+    def _every(self) -> int:
+        return self.saver.settings.every_steps or max(self.config.steps // 5, 1)
 
-    def save(self, step: int) -> None:
-        """Seal a checkpoint of everything that the next step depends on."""
-        self.saver.save(step, lambda partial: self._write(partial, step), self.watch.score())
+    def _checkpoint_is_due(self, step: int) -> bool:
+        return self.ranks.any(self.saver.is_due()) or self._is_due(step, self._every)
+
+    def save(self, step: int, *, measured: bool = True) -> None:
+        """Seal a checkpoint of everything that the next step depends on; `measured`: by its own evaluation, where the best one is kept."""
+        if measured and self.saver.settings.keep_best and self.watch.score(step) is None:
+            with self.keeping.shown(self.players.policy):  # not offered: which policy is left does not depend on how often it is saved
+                self.watch.evaluate(step, self.players)
+        self.saver.save(step, lambda partial: self._write(partial, step), self.watch.score(step))
 
     def _write(self, partial: Path, step: int) -> None:
         for player in (self.players.policy, self.players.critic):
@@ -129,7 +133,7 @@ class Training:
     def resume(self) -> int:
         """Take over the newest whole checkpoint; the number of steps that are done."""
         newest = checkpoints.latest(self.saver.folder)
-        self.saver.check_room(artifact=self.players.policy.size)
+        self.saver.check_room(self.players.policy.size, every=self._every, steps=self.config.steps)
         if newest is None:
             self.watch.rewind(-1)
             return 0

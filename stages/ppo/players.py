@@ -54,11 +54,14 @@ class Player:
         return 4 * sum(getattr(parameter, "ds_numel", parameter.numel()) for parameter in self.module.parameters())
 
     @property
+    def size_of_trained(self) -> int:
+        """Bytes of the weights that train, in fp32."""
+        return 4 * sum(getattr(p, "ds_numel", p.numel()) for p in self.module.parameters() if p.requires_grad)
+
+    @property
     def size_of_state(self) -> int:
         """Bytes of its part of a checkpoint: weights that train, and two moments of each."""
-        return 12 * sum(
-            getattr(parameter, "ds_numel", parameter.numel()) for parameter in self.module.parameters() if parameter.requires_grad
-        )
+        return 3 * self.size_of_trained
 
     @property
     def learning_rate(self) -> float:

@@ -80,7 +80,7 @@ def run(job: Job, config: PPO, hardware: Hardware) -> Result:
         kl=KLController(config.kl.coefficient, config.kl.target, config.kl.horizon),
         keeping=Keeping(config.ema, config.keep == "best", config.kl_budget),
         watch=watch,
-        saver=saver_of(job, players, ranks),
+        saver=saver_of(job, config, players, ranks),
         ranks=ranks,
         micro_batch=micro_batch,
         mix=build_mix(job, config, tokenizer, players.policy, ranks),
@@ -89,8 +89,7 @@ def run(job: Job, config: PPO, hardware: Hardware) -> Result:
     training.trouble = trouble = Trouble(job, first=ranks.first)
     if ranks.first:
         print("\n".join([f"precision {precision}", *notes, *how]), flush=True)
-    with interruptible() as stop, watching(job, ranks.rank) as dog:
-        training.beat = dog.beat
+    with interruptible() as stop, watching(job, ranks.rank):
         training.train(stop)
     kept, left = training.keeping.settle(players.policy, config.steps)
     policy: Any = players.policy.module
@@ -113,15 +112,17 @@ def check_shares(config: PPO, held_out: int, ranks: Ranks) -> None:
             raise StageError(f"{what}: found {count}, wanted at least one for each of the {ranks.size} processes")
 
 
-def saver_of(job: Job, players: Players, ranks: Ranks) -> Saver:
-    """What writes the stage's checkpoints."""
+def saver_of(job: Job, config: PPO, players: Players, ranks: Ranks) -> Saver:
+    """What writes the stage's checkpoints: both players, and the copies of the policy that the settings ask for."""
+    copies = (config.ema is not None) + (config.keep == "best")
+    moved = players.policy.size if config.refresh_reference else 0
     return Saver(
         job.folder / "checkpoints",
         job.checkpoints,
         ground=Ground(ranks.size, zero_stage(job.hardware)),
         first=ranks.first,
         wait=ranks.wait,
-        expected=players.policy.size_of_state + players.critic.size_of_state,
+        expected=players.policy.size_of_state + players.critic.size_of_state + copies * players.policy.size_of_trained + moved,
     )
 
 

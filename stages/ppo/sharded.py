@@ -45,6 +45,11 @@ class ShardedPlayer(Player):
         self.engine = initialize(module, self.config, self.optimizer)
         self.optimizer = self.engine.optimizer
 
+    @property
+    def size_of_state(self) -> int:
+        """The engine adds a master copy of the weights."""
+        return 4 * self.size_of_trained
+
     def __call__(self, *inputs: Any, **named: Any) -> Any:
         """Through the engine: it counts backward passes by forward passes."""
         return self.engine(*inputs, **named)

@@ -1,6 +1,6 @@
 """What can be seen of a run of PPO: a line of numbers for every rollout, evaluations on held-out prompts, samples, and named warnings."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from time import perf_counter
 from typing import Any
 
@@ -11,6 +11,7 @@ from stages.contract import StageError, Table
 from stages.core import metrics
 from stages.core.metrics import Metrics
 from stages.core.trackers import Trackers
+from stages.core.watchdog import beat
 from stages.ppo.algorithm import explained_variance, moments
 from stages.ppo.config import PPO
 from stages.ppo.experience import Experience, collect
@@ -176,9 +177,9 @@ class Watch:
             if self.config.guards == "stop":
                 raise StageError(sentence)
 
-    def score(self) -> float:
-        """By which the best checkpoint is kept: the reward of the last evaluation."""
-        return float(self.evaluations[-1]["held_out_reward"])
+    def score(self, step: int) -> float | None:
+        """By which the best checkpoint is kept: the reward on held-out prompts after that step, if it was measured."""
+        return next((float(line["held_out_reward"]) for line in reversed(self.evaluations) if line["step"] == step), None)
 
     def final(self, kept: int) -> dict[str, float]:
         """The result's numbers: means over the last rollouts, the first evaluation, and that of the policy that is left, after rollout `kept`."""
@@ -198,12 +199,12 @@ class Watch:
 class Clock:
     """Seconds of each phase of a step, each of which is a sign of life."""
 
-    def __init__(self, beat: Callable[[], None] = lambda: None) -> None:
+    def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
-        self._since, self._beat = perf_counter(), beat
+        self._since = perf_counter()
         beat()
 
     def lap(self, phase: str) -> None:
-        self._beat()
+        beat()
         now = perf_counter()
         self.seconds[phase], self._since = now - self._since, now

@@ -25,6 +25,7 @@ from stages.core.reading import read
 from stages.core.rewards import Rewards, build_rewards
 from stages.core.seeds import seed_for
 from stages.core.statistics import best_of_kl
+from stages.core.watchdog import watching
 from stages.sample.choosing import Drawn, chosen
 from stages.sample.config import Sample
 
@@ -93,7 +94,7 @@ def run(job: Job, config: Sample, hardware: Hardware) -> Result:
     prompts, notes = read_prompts(job, config, tokenizer, context_of(model) - config.sampling.max_new_tokens)
     engine = Transformers(model, hardware.micro_batch if isinstance(hardware.micro_batch, int) else None, choose_precision(hardware).dtype)
     sampler = Sampler(engine, build_rewards(config.rewards, job, tokenizer, hardware), tokenizer, config.sampling, job.seed)
-    with interruptible() as stop:
+    with interruptible() as stop, watching(job):
         harvest = reap(job, config, sampler, prompts, stop)
     if not harvest.rows:
         highest = max(harvest.rewards)

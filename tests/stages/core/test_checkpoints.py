@@ -207,10 +207,11 @@ def test_room_is_looked_for_before_the_first_step_and_before_each_checkpoint(fol
 
     saver = Saver(folder, Checkpoints(keep_last=2), expected=100 << 20)
     free(500 << 20)
-    saver.check_room(artifact=100 << 20)
+    saver.check_room(100 << 20, every=2, steps=10)
     free(400 << 20)
     with pytest.raises(StageError, match=r"400\.0 MiB free; 3 checkpoints of 100\.0 MiB and an artifact of 100\.0 MiB need 420\.0 MiB"):
-        saver.check_room(artifact=100 << 20)
+        saver.check_room(100 << 20, every=2, steps=10)
+    saver.check_room(100 << 20, every=6, steps=10)  # two will be taken in all
     free(50 << 20)
     with pytest.raises(StageError, match=r"the checkpoint of step 1 needs 105\.0 MiB and 50\.0 MiB are free"):
         saver.save(1, write("1"))
@@ -220,6 +221,28 @@ def test_room_is_looked_for_before_the_first_step_and_before_each_checkpoint(fol
     with pytest.raises(StageError, match="the checkpoint of step 2 needs"):  # as large as the last one was
         saver.save(2, write("2"))
     assert names(folder) == ["step-000001"]
+
+
+@pytest.mark.parametrize("keep_last", [1, 3])
+@pytest.mark.parametrize("keep_every", [None, 4])
+@pytest.mark.parametrize("keep_best", [False, True])
+def test_room_is_asked_for_all_that_is_ever_there_at_once(folder, monkeypatch, keep_last, keep_every, keep_best):
+    """Against what a saver really leaves, where the first checkpoint stays the best one."""
+    settings, most = Checkpoints(keep_last=keep_last, keep_every=keep_every, keep_best=keep_best), 0
+    monkeypatch.setattr(checkpoints, "sync", lambda path: None)
+    retire = Saver._retire
+
+    def counting(saver, step):
+        nonlocal most
+        most = max(most, len(list(folder.glob("step-*"))))
+        retire(saver, step)
+
+    monkeypatch.setattr(Saver, "_retire", counting)
+    saver = Saver(folder, settings)
+    for step in (*range(2, 14, 2), 13):
+        saver.save(step, write(str(step)), -float(step))
+    saver.finish()
+    assert checkpoints.most_kept(settings, 2, 13) == most
 
 
 def test_a_step_done_again_after_a_fall_back_replaces_the_damaged_one(folder, saved):

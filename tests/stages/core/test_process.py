@@ -27,6 +27,7 @@ def job(tmp_path):
         (StageError("no more steps"), FAILED, "words: no more steps"),
         (Interrupted("interrupted after step 3"), INTERRUPTED, "words: interrupted after step 3"),
         (KeyboardInterrupt(), INTERRUPTED, "words: stopped at once, without a new checkpoint"),
+        (OSError(28, "No space left on device", "log.txt"), FAILED, "words: the disk takes no more: [Errno 28] No space left on device"),
         (RuntimeError("CUDA out of memory. Tried"), FAILED, "words: out of memory; lower hardware.micro_batch"),
         (ZeroDivisionError("division\nby zero"), FAILED, "words: ZeroDivisionError: division by zero"),
     ],
@@ -90,6 +91,20 @@ def test_the_first_signal_asks_and_the_second_stops_at_once():
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), signal.SIGINT)
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+
+
+def test_a_signal_is_heard_even_where_nothing_can_be_printed(monkeypatch):
+    """The log's disk may be full, and a signal may come in the middle of a line."""
+    import builtins
+    import signal
+
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    with interruptible() as stop:
+        monkeypatch.setattr(builtins, "print", full)
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert stop()
 
 
 def test_a_worker_of_a_launcher_that_is_killed_does_not_live_on(tmp_path):

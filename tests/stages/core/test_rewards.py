@@ -156,6 +156,16 @@ def test_a_rule_that_grades_several_things_shows_them_all():
     assert {name: values.tolist() for name, values in found.parts.items()} == {"mine": [1.0], "mine_good": [1.0], "mine_kind": [0.5]}
 
 
+def test_a_rule_that_names_its_grades_otherwise_from_one_answer_to_the_next_is_told():
+    tokenizer = tokenizer_of(WORDS)
+    grades = {"yes": {"good": 1.0, "kind": 0.5}, "no": {"kind": 0.5, "good": 1.0}, "cat": {"good": 0.0}, "dog": 0.5}
+    scorer = RuleScorer(lambda prompt, text, *_: grades[text])
+    assert scorer.score(answers_of(tokenizer, ["yes", "no"], [True] * 2))["kind"].tolist() == [0.5, 0.5]
+    for text, found in (("cat", "good for 'cat'"), ("dog", "a number alone for 'dog'")):
+        with pytest.raises(DataError, match=f"gave good, kind for its first answer and {found}"):
+            scorer.score(answers_of(tokenizer, [text], [True]))
+
+
 def test_a_score_that_is_not_a_number_is_named():
     answers = answers_of(tokenizer_of(WORDS), ["yes"], [True])
     rewards = Rewards([("mine", RewardPart(rule="exact"), RuleScorer(lambda *_: float("nan")))])

@@ -227,3 +227,16 @@ def test_a_prompt_that_does_not_fit_is_named_before_any_answer(made, tmp_path):
     job, config = asked(made, tmp_path, sampling={"max_new_tokens": 95})
     with pytest.raises(DataError, match=r"exam: 12 prompts, the first of them number 1, do not fit into the 1 tokens"):
         run(job, config, job.hardware)
+
+
+def test_a_model_that_does_not_answer_is_noticed(made, tmp_path, monkeypatch):
+    """The stage is watched; texts, answers and scores are signs of life."""
+    from stages.core import watchdog
+
+    limits, signs = [], []
+    monkeypatch.setattr(watchdog.faulthandler, "dump_traceback_later", lambda seconds, **_: limits.append(seconds))
+    monkeypatch.setattr(watchdog.Watchdog, "beat", lambda self, beat=watchdog.Watchdog.beat: signs.append(beat(self)))
+    job, config = asked(made, tmp_path, models=("chat",))
+    run(job, config, job.hardware)
+    assert limits == [job.hardware.step_timeout]
+    assert len(signs) > 8

@@ -1,5 +1,6 @@
 """The stage as a whole: from a job to a plain model, killed and resumed, with adapters, with rewards of both kinds."""
 
+import json
 import os
 import signal
 import subprocess
@@ -10,8 +11,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from stages.contract import Job
-from stages.core import metrics
+from stages.contract import Checkpoints, Job
+from stages.core import checkpoints, metrics
 from stages.core.interrupt import Interrupted
 from stages.ppo.config import PPO
 from stages.ppo.run import run
@@ -91,6 +92,33 @@ def test_the_policy_does_not_move_while_only_the_critic_learns(tmp_path):
     assert all("policy_loss" not in line and line["kl"] == 0.0 for line in lines[:5])
     assert "policy_loss" in lines[5]
     assert all(line["critic_grad_norm"] > 0 for line in lines)
+
+
+def test_the_best_checkpoint_is_linked_by_an_evaluation_of_its_own_and_changes_nothing(tmp_path):
+    """Evaluations lie at rollouts 3 and 6, checkpoints at 2, 4 and 6."""
+    plain, kept = (ppo_job(tmp_path / name / "run", keep="best") for name in ("plain", "kept"))
+    kept = kept.model_copy(update={"checkpoints": Checkpoints(every_steps=2, keep_last=9, keep_best=True)})
+    done(plain)
+    done(kept)
+    for name, tensor in weights(plain).items():
+        assert torch.equal(tensor, weights(kept)[name]), name
+    rewards = {line["step"]: line["held_out_reward"] for line in numbers(kept) if "held_out_reward" in line}
+    assert sorted(rewards) == [0, 2, 3, 4, 6]
+    seals = {path.parent.name: json.loads(path.read_text())["score"] for path in kept.folder.glob("checkpoints/step-*/COMPLETE")}
+    assert seals == {f"step-{step:06d}": rewards[step] for step in (2, 4, 6)}
+    assert (kept.folder / "checkpoints" / "best").readlink().name == max(seals, key=lambda name: seals[name])
+
+
+def test_room_is_looked_for_for_every_copy_of_the_policy(tmp_path, monkeypatch):
+    from stages.ppo import run as stage
+
+    savers = []
+    monkeypatch.setattr(stage, "saver_of", lambda *given, make=stage.saver_of: savers.append(make(*given)) or savers[-1])
+    for number, changes in enumerate(({}, {"ema": 0.5, "keep": "best", "refresh_reference": 2})):
+        done(ppo_job(tmp_path / str(number) / "run", **changes))
+        newest = checkpoints.latest(savers[-1].folder)
+        # Names, shapes and the record of warnings are not counted.
+        assert 0.85 <= savers[-1].expected / checkpoints.size_of(newest) <= 1.0
 
 
 def test_a_wrong_prompt_length_is_told_before_anything_starts(tmp_path):

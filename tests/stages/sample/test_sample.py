@@ -122,3 +122,16 @@ def test_settings_that_cannot_be_are_refused():
         Sample.model_validate(base | {"keep": 9})
     with pytest.raises(ValueError, match="remote_hosts"):
         Sample.model_validate(base | {"rewards": [{"remote": {"url": "https://judge.example"}}]})
+
+
+def test_answers_that_do_not_come_are_noticed(sample, monkeypatch):
+    """The stage is watched, and every token is a sign of life."""
+    from stages.core import watchdog
+
+    limits, signs = [], []
+    monkeypatch.setattr(watchdog.faulthandler, "dump_traceback_later", lambda seconds, **_: limits.append(seconds))
+    monkeypatch.setattr(watchdog.Watchdog, "beat", lambda self, beat=watchdog.Watchdog.beat: signs.append(beat(self)))
+    _, run = sample(hardware=Hardware(gpus=0, threads=1, step_timeout=77.0))
+    run()
+    assert limits == [77.0]
+    assert len(signs) > 6
