@@ -1,6 +1,7 @@
 """Looks at data and artifacts before anything starts: every local source is read as its stage will read it, hand-offs are compared."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -8,13 +9,15 @@ from data.config import Source
 from data.errors import DataError
 from data.formats import Chat, Preference, Prompt, Record, Text
 from data.records import Finding, check_sources
+from data.secrets import findings, redact
 from data.sources import resolve
 from pipeline.adapters import base_problems
 from pipeline.artifacts import end_is_padding, inspect, lacks_template, unfit
 from pipeline.errors import Problem, RecipeError
 from pipeline.jobs import located, source_folder
 from pipeline.plan import Plan, Step, tokenizer_problems
-from pipeline.references import wanted_sources
+from pipeline.recipe import Recipe
+from pipeline.references import fields, wanted_sources
 
 MEND = "a tokenizer stage (`existing: ...`) adds one; name it as `tokenizer` of the stage that begins with this model"
 FEW = 20
@@ -26,7 +29,12 @@ RECORDS: dict[str | None, type[Record] | None] = {None: None, "text": Text, "cha
 def check_all(plan: Plan, steps: Sequence[Step]) -> list[str]:
     """What was noticed about the data of these stages. Raises RecipeError with everything that is wrong."""
     problems = (
-        tokenizer_problems(plan) + length_problems(plan) + folder_problems(plan) + tracker_problems(plan) + base_problems(plan.recipe)
+        tokenizer_problems(plan)
+        + length_problems(plan)
+        + folder_problems(plan)
+        + tracker_problems(plan)
+        + licence_problems(plan)
+        + base_problems(plan.recipe)
     )
     notes: list[str] = []
     seen: dict[tuple[str, str | None], list[Finding]] = {}
@@ -94,13 +102,46 @@ def _lacks(folder: Path) -> str | None:
 
 
 def tracker_problems(plan: Plan) -> list[Problem]:
-    """Trackers that are asked for and not installed."""
+    """Trackers that are asked for and not installed, and settings that they would show and that look like secrets."""
     document = plan.recipe.document
-    return [
+    missing = [
         Problem(document.place(("track", number)), f"track.{number}", f"{name} is not installed: pip install 'recipe-pipeline[{name}]'")
         for number, name in enumerate(plan.recipe.track)
         if find_spec(name) is None
     ]
+    return missing + (secret_problems(plan.recipe) if plan.recipe.track else [])
+
+
+def licence_problems(plan: Plan) -> list[Problem]:
+    """What the recipe publishes without a licence although it is made from models of others."""
+    recipe, how = plan.recipe, plan.recipe.publish
+    if how is None or how.license is not None:
+        return []
+    names = _with_ancestors(recipe, how.chosen({name: config.makes for name, config in recipe.stages.items()}))
+    outside = [reference.value for name in names for reference in recipe.references[name] if reference.form != "stage"]
+    told = f"is made from {', '.join(sorted(set(outside)))}: read its licence, and add `license`, under which this may be passed on"
+    return [Problem(recipe.document.place(("publish",)), "publish", told)] if outside else []
+
+
+def _with_ancestors(recipe: Recipe, names: Sequence[str]) -> list[str]:
+    """Stages and all that they are made from, in the recipe's order."""
+    found = set(names)
+    for name in reversed(recipe.stages):
+        if name in found:
+            found |= {reference.value for reference in recipe.references[name] if reference.form == "stage"}
+    return [name for name in recipe.stages if name in found]
+
+
+def secret_problems(recipe: Recipe) -> list[Problem]:
+    """Settings of stages that look like secrets. The message does not hold them."""
+    told = "looks like {}, and `track` shows every setting: leave it out, and hand it on in the environment"
+    found = [
+        recipe.problem(name, field.path, told.format(looks[0].what))
+        for name, config in recipe.stages.items()
+        for field in fields(config)
+        if isinstance(field.value, str) and (looks := findings(field.value))
+    ]
+    return [replace(problem, where=redact(problem.where)) for problem in found]  # the place of an override is its text
 
 
 def _findings(plan: Plan, source: Source, wants: str | None) -> list[Finding]:

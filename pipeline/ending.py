@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.publish.secrets import redact
+from data.secrets import redact
 from pipeline.store import Attempt
 from stages.contract import AGAIN, DONE, FAILED, INTERRUPTED, WRONG_INPUT
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from data.secrets import redact, secret_values
 from pipeline.ending import Ending, ending, last_lines
 from pipeline.errors import RecipeError, StoreError
 from pipeline.identity import Identity, identity_of
@@ -17,7 +18,6 @@ from pipeline.lock import Lock
 from pipeline.plan import Plan, Selection, Step, make_plan
 from pipeline.process import Stop, spawn, watch
 from pipeline.progress import Tail, View, duration, numbers
-from pipeline.publish.secrets import redact, secret_values
 from pipeline.reasons import missed_gates
 from pipeline.results import artifact_complaint, result_of
 from pipeline.store import Attempt, now, write_json

@@ -1,5 +1,6 @@
 """What a recipe says of publishing (`publish:`): settings alone, so that reading a recipe loads no client of the Hub."""
 
+from collections.abc import Mapping
 from typing import Literal, Self
 
 from pydantic import Field, model_validator
@@ -10,6 +11,8 @@ MAIN = "main"
 Layout = Literal["repositories", "branches", "folders"]
 PUBLISHABLE = ("causal-lm", "reward-model", "tokenizer")
 """Kinds of artifact that others load from a model repository."""
+YOU = "your-account"
+"""Stands for the owner where nobody is named and no token is asked."""
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,95}$"
 
 
@@ -38,6 +41,26 @@ class Publishing(Spec):
     """Gather the repositories in a collection named like them."""
     pull_request: bool = False
     """Propose the change as a pull request instead of making it."""
+
+    def address(self, owner: str, run: str, stage: str) -> tuple[str, str, str]:
+        """Repository, branch and folder (empty: all of it) of a stage."""
+        name = self.name or run
+        if self.layout == "repositories":
+            return f"{owner}/{name}-{stage}", self.revision, ""
+        return (f"{owner}/{name}", stage, "") if self.layout == "branches" else (f"{owner}/{name}", self.revision, stage)
+
+    def chosen(self, makes: Mapping[str, str]) -> list[str]:
+        """The stages that are published, of all stages and what they make."""
+        return [name for name, kind in makes.items() if (name in self.stages if self.stages else kind in PUBLISHABLE)]
+
+    @property
+    def manner(self) -> str:
+        """In a sentence, what a run's plan says of it."""
+        parts = [f"public, under {self.license}" if not self.private else "private"]
+        parts += [f"tagged {self.tag}"] if self.tag else []
+        parts += ["as pull requests"] if self.pull_request else []
+        parts += ["in a collection"] if self.collection else []
+        return f"published once the whole run is done: {', '.join(parts)}"
 
     @model_validator(mode="after")
     def _fits(self) -> Self:

@@ -1,7 +1,7 @@
 """Plans, results and tables as text for people."""
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from pydantic import ValidationError
@@ -11,6 +11,7 @@ from pipeline.jobs import relative
 from pipeline.lock import held_by
 from pipeline.plan import Plan, Step
 from pipeline.progress import number, numbers
+from pipeline.publishing import MAIN, YOU
 from pipeline.store import StageFolder, read_json
 from stages.contract import Result, Table
 
@@ -23,15 +24,38 @@ def columns(rows: Iterable[Sequence[str]]) -> str:
 
 
 def plan_text(plan: Plan) -> str:
-    """A line a stage, and who works on the run now."""
-    held = held_by(plan.run.lock)
-    table = columns((step.name, step.kind, step.action, step.reason) for step in plan.steps)
-    return f"{table}\n{plan.run.path} is {held}" if held else table
+    """A line a stage, what will be published, and who works on the run now."""
+    parts = [columns((step.name, step.kind, step.action, step.reason) for step in plan.steps)]
+    if plan.recipe.publish is not None:
+        places = columns((f"  {one['stage']}", _place_text(one)) for one in publishing_json(plan))
+        parts.append(f"{plan.recipe.publish.manner}\n{places}")
+    if held := held_by(plan.run.lock):
+        parts.append(f"{plan.run.path} is {held}")
+    return "\n".join(parts)
 
 
 def plan_json(plan: Plan) -> dict[str, Any]:
     stages = [_step_json(step) for step in plan.steps]
-    return {"name": plan.recipe.name, "run": str(plan.run.path), "held": held_by(plan.run.lock), "stages": stages}
+    where = {"run": str(plan.run.path), "held": held_by(plan.run.lock)}
+    return {"name": plan.recipe.name, **where, "stages": stages, "publish": publishing_json(plan)}
+
+
+def publishing_json(plan: Plan) -> list[dict[str, str]]:
+    """Where each stage goes that the recipe publishes at the end of the run; nothing where it publishes none."""
+    how = plan.recipe.publish
+    if how is None:
+        return []
+    makes = {name: config.makes for name, config in plan.recipe.stages.items()}
+    found = []
+    for stage in how.chosen(makes):
+        repository, revision, folder = how.address(how.owner or YOU, plan.run.path.resolve().name, stage)
+        found.append({"stage": stage, "repository": repository, "revision": revision, "folder": folder})
+    return found
+
+
+def _place_text(one: Mapping[str, str]) -> str:
+    inside = f", folder {one['folder']}" if one["folder"] else ""
+    return one["repository"] + (f", branch {one['revision']}" if one["revision"] != MAIN else "") + inside
 
 
 def _step_json(step: Step) -> dict[str, Any]:

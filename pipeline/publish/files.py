@@ -15,11 +15,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from data.secrets import findings
 from pipeline.publish.errors import PublishError
 from pipeline.publish.finished import Finished
 from pipeline.publish.markdown import unescaped
 from pipeline.publish.places import Place
-from pipeline.publish.secrets import findings
 from pipeline.publishing import MAIN
 
 ALLOWED = (

@@ -38,13 +38,11 @@ class Place:
 
 def places(run: Path, owner: str, stages: Sequence[Finished], how: Publishing) -> dict[str, Place]:
     """By fingerprint. Raises ChoiceError for a name that the Hub would refuse."""
-    name = how.name or run.resolve().name
-    if how.layout == "repositories":
-        return {one.fingerprint: Place(_repository(f"{owner}/{name}-{one.name}"), how.revision) for one in stages}
-    repository = _repository(f"{owner}/{name}")
-    if how.layout == "branches":
-        return {one.fingerprint: Place(repository, one.name) for one in stages}
-    return {one.fingerprint: Place(repository, how.revision, one.name) for one in stages}
+    found = {}
+    for one in stages:
+        repository, revision, folder = how.address(owner, run.resolve().name, one.name)
+        found[one.fingerprint] = Place(_repository(repository), revision, folder)
+    return found
 
 
 def _repository(name: str) -> str:

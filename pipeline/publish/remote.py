@@ -13,9 +13,9 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from data.secrets import redact
 from pipeline.publish.errors import PublishError
 from pipeline.publish.files import WEIGHTS
-from pipeline.publish.secrets import redact
 from pipeline.publishing import MAIN
 
 if TYPE_CHECKING:

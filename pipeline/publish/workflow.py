@@ -22,7 +22,7 @@ from pipeline.publish.finished import Finished, finished
 from pipeline.publish.licences import check_licences
 from pipeline.publish.places import Place, places
 from pipeline.publish.remote import Remote
-from pipeline.publishing import MAIN, Publishing
+from pipeline.publishing import MAIN, YOU, Publishing
 from pipeline.store import Run, now, read_json, write_json
 
 if TYPE_CHECKING:
@@ -30,8 +30,6 @@ if TYPE_CHECKING:
 
 RECORD = "published.json"
 """In the run directory: what was published where."""
-YOU = "your-account"
-"""Stands for the owner in a dry run that names none."""
 
 
 @dataclass(frozen=True)

@@ -12,12 +12,18 @@ from stages.adapters.prompts import has_prompt, is_prompted, lengths_of, packed_
 from stages.contract import StageError
 from stages.core.losses import chunked_cross_entropy
 from stages.core.rows import Document, PackedRows, Shape, collate
+from stages.core.samples import Sampling
 from stages.core.training import StageTraining
 from stages.core.watchdog import beat
 
 
 class CausalTraining(StageTraining):
     """Mixin: next tokens on packed documents, with a taught model and `stages.core.rows.collate`."""
+
+    def __init__(self, *args: Any, sampling: Sampling, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        sampling.trainer = self
+        self.add_callback(sampling)
 
     def summed_loss(self, model: Any, batch: dict[str, Any]) -> Tensor:
         loss = model(**batch)

@@ -33,6 +33,11 @@ class Completion:
     logprobs: list[float]
     """Log-probability of each token when it was drawn, at the sampling temperature."""
 
+    @property
+    def words(self) -> list[int]:
+        """The answer's tokens without the one that ended it."""
+        return self.ids[:-1] if self.finished else self.ids
+
 
 class Engine(Protocol):
     """What draws answers. Two methods, so that another engine (vLLM, a fake) can stand in."""

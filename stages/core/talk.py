@@ -111,8 +111,7 @@ class Table:
         drawing = ask.drawing.model_copy(update={"max_new_tokens": min(ask.drawing.max_new_tokens, max(1, context // 2))})
         messages, ids = talker.prompt(ask.messages, context - drawing.max_new_tokens)
         completion = talker.answer(ids, drawing, show, stop)
-        words = completion.ids[:-1] if completion.finished else completion.ids
-        text = talker.tokenizer.decode(words, skip_special_tokens=True)
+        text = talker.tokenizer.decode(completion.words, skip_special_tokens=True)
         logprobs, _ = completion_logprobs(talker.model, [ids], [completion.ids])
         cut: Literal["at the limit", "stopped"] = "stopped" if stop() else "at the limit"
         return Said(

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from data.secrets import redact
 from stages.contract import Job
 
 LONGEST_SETTING = 250
@@ -31,8 +32,9 @@ class Trackers:
         self._each(step, lambda name, tracker: tracker.log(numbers, step=step))
 
     def samples(self, step: int, title: str, columns: Sequence[str], rows: Sequence[Sequence[str | float]]) -> None:
-        """A small table of texts: what the model says at this step."""
-        self._each(step, lambda name, tracker: SHOW[name](tracker, step, title, list(columns), [list(row) for row in rows]))
+        """A small table of texts: what the model says at this step. What looks like a secret is blotted out: pages are seen by many."""
+        safe = [[redact(cell) if isinstance(cell, str) else cell for cell in row] for row in rows]
+        self._each(step, lambda name, tracker: SHOW[name](tracker, step, title, list(columns), safe))
 
     def _each(self, step: int, call: Callable[[str, Any], None]) -> None:
         if not self._names:
@@ -104,7 +106,14 @@ def _mlflow(job: Job, local: Path, step: int) -> Opening:
     if not mlflow.tracking.is_tracking_uri_set():
         mlflow.set_tracking_uri(f"sqlite:///{local / 'mlflow.db'}")
         place = (local / "mlflow").as_uri()
-    return (job.folder.parent.name, place), {"run_name": job.folder.name}
+    # MLflow gives a run its identity; a later attempt of the stage goes on in the run that the first one began.
+    noted = _noted_run(job)
+    begun = noted.read_text(encoding="utf-8").strip() if noted.is_file() else None
+    return (job.folder.parent.name, place), {"run_name": job.folder.name, "run_id": begun}
+
+
+def _noted_run(job: Job) -> Path:
+    return job.folder / "mlflow-run.txt"
 
 
 OPEN: dict[str, Callable[[Job, Path, int], Opening]] = {
@@ -117,12 +126,18 @@ OPEN: dict[str, Callable[[Job, Path, int], Opening]] = {
 
 def _settings_as_text(tracker: Any, job: Job) -> None:
     """TensorBoard's own table of hyper-parameters makes a run of its own for each; a page of text is what people find."""
-    tracker.log({"settings": "```json\n" + json.dumps(job.config, indent=1, ensure_ascii=False) + "\n```"}, step=0)
+    tracker.log({"settings": "```json\n" + redact(json.dumps(job.config, indent=1, ensure_ascii=False)) + "\n```"}, step=0)
 
 
 def _settings(tracker: Any, job: Job) -> None:
     flat = {"stage": job.stage, "kind": job.kind, "seed": job.seed, **dict(_flat("", job.config))}
-    tracker.store_init_configuration({name: value for name, value in flat.items() if len(str(value)) <= LONGEST_SETTING})
+    safe = {name: redact(value) if isinstance(value, str) else value for name, value in flat.items()}
+    tracker.store_init_configuration({name: value for name, value in safe.items() if len(str(value)) <= LONGEST_SETTING})
+
+
+def _settings_and_run(tracker: Any, job: Job) -> None:
+    _settings(tracker, job)
+    _noted_run(job).write_text(tracker.tracker.info.run_id, encoding="utf-8")
 
 
 def _flat(prefix: str, value: Any) -> list[tuple[str, Any]]:
@@ -135,7 +150,7 @@ DESCRIBE: dict[str, Callable[[Any, Job], None]] = {
     "tensorboard": _settings_as_text,
     "wandb": _settings,
     "trackio": _settings,
-    "mlflow": _settings,
+    "mlflow": _settings_and_run,
 }
 
 Show = Callable[[Any, int, str, list[str], list[list[str | float]]], None]

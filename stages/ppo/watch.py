@@ -10,6 +10,7 @@ import torch
 from stages.contract import StageError, Table
 from stages.core import metrics
 from stages.core.metrics import Metrics
+from stages.core.samples import Record
 from stages.core.trackers import Trackers
 from stages.core.watchdog import beat
 from stages.ppo.algorithm import explained_variance, moments
@@ -45,7 +46,7 @@ class Watch:
         self.folder, self.config, self.rollouts, self.ranks, self.micro_batch = folder, config, rollouts, ranks, micro_batch
         self.held_out = list(held_out)[: config.evaluation_prompts]
         self.record = Metrics(folder, writes=ranks.first, trackers=trackers)
-        self.samples = Samples(folder / "samples.jsonl", config.samples)
+        self.samples = Samples(Record(folder / "samples.jsonl"), config.samples)
         self.lines: list[dict[str, Any]] = []
         """Lines of rollouts so far."""
         self.evaluations: list[dict[str, Any]] = []
@@ -56,7 +57,7 @@ class Watch:
         """Go on after `step` of an earlier attempt: later lines are dropped, what was told is not told again."""
         self.record.rewind(step)
         if self.ranks.first:
-            self.samples.rewind(step)
+            self.samples.record.rewind(step)
         self.ranks.wait()
         lines = [line for line in metrics.read(self.folder / "metrics.jsonl") if line["step"] <= step]
         self.lines = [line for line in lines if "reward" in line]

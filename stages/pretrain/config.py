@@ -5,7 +5,7 @@ from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from data.config import Source, Wants
+from data.config import Context, Source, Wants
 from stages.adapters.config import Adapter
 from stages.core.config import Llama, ModelRef, Optimizer, Sources, StageConfig, Temperature, TokenizerRef, check_new_tokens_learn
 
@@ -40,6 +40,8 @@ class Pretrain(StageConfig):
     optimizer: PretrainOptimizer = PretrainOptimizer()
     adapter: Adapter | None = None
     """Train an adapter instead of all weights."""
+    samples: Annotated[int, Context()] = Field(4, ge=0)
+    """Held-out texts that the model goes on with, always the same, at the start and after each quarter of the way: in `samples.jsonl` and for trackers."""
 
     def context_left(self, contexts: Mapping[str, int | None]) -> int | None:
         return self.model.context if isinstance(self.model, Llama) else super().context_left(contexts)

@@ -16,10 +16,13 @@ from stages.core.extension import existing
 from stages.core.interrupt import interruptible
 from stages.core.models import choose_precision, context_of, load_tokenizer, new_llama
 from stages.core.rows import Mapped, PackedRows, Shape, collate
+from stages.core.samples import Asked, Sampling, room_for_answers
 from stages.core.text import Corpus, corpora
 from stages.core.training import arguments, shape_of_run, train
 from stages.pretrain.config import Pretrain
 
+BEGINNING = 16
+"""Most tokens of a text that it is to go on with for `samples`."""
 CONTROL_TOKENS = 50_000_000
 """Training tokens beyond which the bigram control is left out: it sorts them all in memory."""
 
@@ -51,6 +54,7 @@ def run(job: Job, config: Pretrain, hardware: Hardware) -> Result:
             settings=config.optimizer,
             stop=stop,
             score=Score("validation_loss", lambda: measured(model, held_rows, shape, text.held_out)["validation_loss"]),
+            sampling=Sampling(job, asked(held_out, tokenizer, context, config.samples), tokenizer, {tokenizer.eos_token_id}, precision),
         )
         steps = train(trainer, tokenizer)
         metrics = measured(model, held_rows, shape, text.held_out)
@@ -59,6 +63,21 @@ def run(job: Job, config: Pretrain, hardware: Hardware) -> Result:
     return Result(
         steps=steps, metrics={**metrics, **control, **start.metrics, **trainer.trouble.metrics()}, notes=[*notes, *told, *trainer.notes()]
     )
+
+
+def asked(documents: Mapped, tokenizer: Any, context: int, count: int) -> list[Asked]:
+    """The beginnings of the first held-out documents that are long enough."""
+    found: list[Asked] = []
+    for index in range(len(documents.lengths)):
+        if len(found) == count:
+            break
+        ids = documents[index].ids.tolist()
+        given = min(BEGINNING, len(ids) // 2, context - room_for_answers(context))
+        if given:
+            texts = (ids[:given], ids[given : given + room_for_answers(context)])
+            prompt, reference = (tokenizer.decode(part, skip_special_tokens=True) for part in texts)
+            found.append(Asked(prompt, ids[:given], reference))
+    return found
 
 
 def starting_point(job: Job, config: Pretrain, hardware: Hardware) -> tuple[Any, Any, list[str]]:

@@ -1,12 +1,13 @@
 """The chats of an SFT run: what is learned as ids on disk, what is held out as words."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from data.chat import fit_notes
+from data.chat import fit_notes, render_prompt
 from data.errors import DataError
 from data.formats import Chat
 from data.prepared import chat_tokens, picked, records_at
@@ -15,6 +16,7 @@ from data.tokenfile import DROPPED, SHORTENED, TokenFile
 from stages.contract import Job
 from stages.core.reading import files_of, note_tokens, read, token_folder
 from stages.core.rows import Mapped
+from stages.core.samples import Asked, room_for_answers
 from stages.sft.config import SFT
 
 LOOKED_AT = 20_000
@@ -53,6 +55,20 @@ def _mapped(tokens: TokenFile, chosen: NDArray[np.int64], asked: int, context: i
     if not len(chosen):
         raise DataError(f"none of the {asked:,} chats has an answer that fits into {context} tokens; raise max_tokens or shorten them")
     return Mapped(tokens.ids, tokens.starts[chosen], tokens.lengths[chosen], tokens.learn)
+
+
+def asked(chats: Sequence[Chat], tokenizer: Any, context: int, count: int) -> list[Asked]:
+    """The first held-out chats that fit, each up to its last answer."""
+    found: list[Asked] = []
+    for chat in chats:
+        if len(found) == count:
+            break
+        place = max(place for place, message in enumerate(chat.messages) if message["role"] == "assistant")
+        if before := chat.messages[:place]:
+            ids = render_prompt(tokenizer, before, tools=chat.tools)
+            if len(ids) <= context - room_for_answers(context):
+                found.append(Asked(before, ids, str(chat.messages[place].get("content") or "")))
+    return found
 
 
 def mask_share(documents: Mapped) -> float:

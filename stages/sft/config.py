@@ -4,7 +4,7 @@ from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from data.config import Source, Wants
+from data.config import Context, Source, Wants
 from stages.adapters.config import Adapter
 from stages.core.config import ModelRef, Optimizer, Sources, StageConfig, Temperature, TokenizerRef, check_new_tokens_learn
 
@@ -42,6 +42,8 @@ class SFT(StageConfig):
     optimizer: SFTOptimizer = SFTOptimizer()
     adapter: Adapter | None = None
     """Train an adapter instead of all weights."""
+    samples: Annotated[int, Context()] = Field(4, ge=0)
+    """Held-out chats whose last answer the model gives, always the same, at the start and after each quarter of the way: in `samples.jsonl` and for trackers."""
 
     @model_validator(mode="after")
     def _new_tokens_learn(self) -> Self:

@@ -7,7 +7,7 @@ import numpy as np
 from datasets import Dataset
 from trl import SFTConfig, SFTTrainer
 
-from data.chat import Tokens, check_template, render_all
+from data.chat import Tokens, check_template, end_ids, render_all
 from data.errors import DataError
 from data.formats import Chat
 from stages.adapters.start import begin
@@ -19,8 +19,9 @@ from stages.core.extension import existing, tokenizer_of
 from stages.core.interrupt import interruptible
 from stages.core.models import choose_precision, context_of
 from stages.core.rows import Document, PackedRows, collate
+from stages.core.samples import Sampling
 from stages.core.training import arguments, shape_of_run, train
-from stages.sft.chats import mask_share, read_chats
+from stages.sft.chats import asked, mask_share, read_chats
 from stages.sft.config import SFT
 from stages.sft.controls import behind_other_prompts
 
@@ -69,6 +70,7 @@ def run(job: Job, config: SFT, hardware: Hardware) -> Result:
             settings=config.optimizer,
             stop=stop,
             score=Score("validation_loss", lambda: measured(model, held_out, [], context, shape.micro_batch)["validation_loss"]),
+            sampling=Sampling(job, asked(chats.held_out, tokenizer, context, config.samples), tokenizer, end_ids(tokenizer), precision),
         )
         steps = train(trainer, tokenizer)
         metrics = measured(model, held_out, documents_of(control), context, shape.micro_batch)

@@ -115,3 +115,21 @@ def test_a_tracker_that_is_not_installed_is_told_before_anything_starts(
     assert "track.1: wandb is not installed: pip install 'recipe-pipeline[wandb]'" in capsys.readouterr().err
     assert main(["check", "lengths.yaml", *lengths, "track=[tensorbord]"]) == 2
     assert "did you mean 'tensorboard'?" in capsys.readouterr().err
+
+
+def test_a_setting_that_looks_like_a_secret_is_no_setting_to_show_to_trackers(capsys: pytest.CaptureFixture[str]) -> None:
+    secret = "hf_" + "Planted0" * 4
+    given = f'stages.policy.rewards=[{{rule: "regex:{secret}"}}]'
+    assert complaint(capsys, given) == "", "it stays on this machine"
+    told = complaint(capsys, given, "track=[tensorboard]")
+    assert "stages.policy.rewards.0.rule: looks like a Hugging Face token, and `track` shows every setting" in told
+    assert secret not in told
+
+
+def test_what_is_made_from_models_of_others_is_not_published_without_a_licence(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model(folder, chat_template="{{ messages }}")
+    given = ("stages.base.model=./model", "stages.base.tokenizer=null", "publish={stages: [chat]}")
+    assert complaint(capsys, *given[2:]) == "", "all of it is made here"
+    assert "publish: is made from ./model: read its licence, and add `license`" in complaint(capsys, *given)
+    assert "licence" not in complaint(capsys, *given, "publish.license=mit")
+    assert "licence" not in complaint(capsys, *given[:2], "publish={stages: [words]}")

@@ -51,6 +51,29 @@ def test_a_publication_that_fails_leaves_the_run_done_and_says_how_to_go_on(
     assert workshop.carry_out("publish=null") == 0, "one word takes it back"
 
 
+@pytest.mark.parametrize(
+    ("block", "manner", "place"),
+    [
+        ("{owner: me, tag: v1}", "private, tagged v1", "me/chain-base"),
+        ("{layout: branches, private: false, license: mit}", "public, under mit", "your-account/chain, branch base"),
+        ("{layout: folders, name: kin, pull_request: true}", "private, as pull requests", "your-account/kin, folder base"),
+        ("{owner: me, collection: true, revision: dev}", "private, in a collection", "me/chain-base, branch dev"),
+    ],
+)
+def test_the_plan_says_what_will_be_published_where(
+    workshop: Workshop,  # noqa: F811
+    capsys: pytest.CaptureFixture[str],
+    block: str,
+    manner: str,
+    place: str,
+) -> None:
+    workshop.write(CHAIN + f"publish: {block}\n")
+    assert workshop.carry_out("--dry-run") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert f"published once the whole run is done: {manner}" in lines
+    assert f"  base  {place}" in lines, "and nothing of `rows`, which is data"
+
+
 def test_publishing_bears_no_identity(workshop: Workshop) -> None:  # noqa: F811
     assert workshop.fingerprints("publish={owner: me}") == workshop.fingerprints()
 

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from data.secrets import BLOT, findings
 from pipeline.publish import Publication, PublishError, redact, secret_values
-from pipeline.publish.secrets import BLOT, findings
 from pipeline.store import Run
 from tests.pipeline.publish.runs import TOKENIZER, add_stage, model_files, publish, safetensors
 

@@ -1,7 +1,9 @@
 """What is recorded goes to the trackers that a recipe names, through accelerate's own classes; their troubles end no training."""
 
 import json
+import sys
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import accelerate.tracking
@@ -74,6 +76,47 @@ def test_a_tracker_gets_settings_numbers_and_samples(tmp_path: Path, fake: type[
     step, values = fake.said[3][1]
     assert (step, values["loss"], "bad" in values) == (5, 1.5, False)
     assert fake.said[4][1] == ("samples", {"columns": ["prompt", "answer"], "data": [["Hi", "Hello"]], "step": 5})
+
+
+SECRET = "hf_" + "Planted0" * 4
+
+
+@pytest.mark.parametrize("name", ["wandb", "tensorboard"])
+def test_what_looks_like_a_secret_reaches_no_tracker(tmp_path: Path, fake: type[Fake], name: str) -> None:
+    orders = job(tmp_path, name).model_copy(update={"config": {"note": f"use {SECRET}", "optimizer": {"learning_rate": 0.1}}})
+    record = Metrics(tmp_path, trackers=Trackers(orders))
+    record.log(1, 1, loss=1.0)
+    record.trackers.samples(1, "samples", ["prompt", "answer"], [["Hi", f"{SECRET} <script>"]])
+    shown = (
+        str(fake.said)
+        if name == "wandb"
+        else "".join(file.read_bytes().decode("latin-1") for file in (tmp_path / "demo" / "track").rglob("events*"))
+    )
+    assert "[secret removed] <script>" in shown
+    assert "use [secret removed]" in shown
+    assert SECRET not in shown
+
+
+class Page(Fake):
+    """Stands where accelerate's class for MLflow does: a run without an identity is a new one."""
+
+    name = "mlflow"
+    begun: list[str | None] = []
+
+    def __init__(self, *given: Any, run_name: str, run_id: str | None) -> None:
+        super().__init__()
+        self.begun.append(run_id)
+        self.info = SimpleNamespace(run_id=run_id or f"run {len(self.begun)}")
+
+
+def test_a_later_attempt_goes_on_in_the_mlflow_run_of_the_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    module = ModuleType("mlflow")
+    module.tracking = SimpleNamespace(is_tracking_uri_set=lambda: True)  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "mlflow", module)
+    monkeypatch.setitem(accelerate.tracking.LOGGER_TYPE_TO_CLASS, "mlflow", Page)
+    for _ in range(3):
+        Metrics(tmp_path, trackers=Trackers(job(tmp_path, "mlflow"))).log(1, 3, loss=1.0)
+    assert Page.begun == [None, "run 1", "run 1"]
 
 
 @pytest.mark.parametrize("fails", ["start", "log"])

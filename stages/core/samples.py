@@ -1,0 +1,105 @@
+"""What a model says to the same held-out prompts while it trains: `samples.jsonl` beside the metrics, and the same for trackers."""
+
+import json
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from transformers import TrainerCallback
+
+from stages.contract import Job
+from stages.core.generation import Transformers
+from stages.core.models import Precision, context_of
+from stages.core.seeds import seed_for
+
+LONGEST = 32
+"""Tokens of an answer: enough to see what has been learned, and cheap."""
+TIMES = 4
+"""Answers are drawn at the start and after each of so many equal parts of the way."""
+
+
+@dataclass(frozen=True)
+class Record:
+    """`samples.jsonl`: one line an answer. Lines after a checkpoint are dropped when a stage goes on from it, and written again."""
+
+    path: Path
+
+    def write(self, lines: Sequence[dict[str, Any]]) -> None:
+        """Append; each line has its `step`."""
+        with self.path.open("a", encoding="utf-8") as file:
+            file.writelines(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+
+    def rewind(self, step: int) -> None:
+        """Drop the lines after `step`, and a torn one."""
+        if not self.path.exists():
+            return
+        lines = self.path.read_text(encoding="utf-8").splitlines(keepends=True)
+        self.path.write_text("".join(line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step), encoding="utf-8")
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A held-out prompt."""
+
+    prompt: str | list[dict[str, Any]]
+    """As people read it: text, or messages."""
+    ids: list[int]
+    reference: str
+    """How the data goes on."""
+
+
+class Sampling(TrainerCallback):  # type: ignore[misc]
+    """Draws answers between steps of a `StageTraining`: at temperature 1 and each with a seed of its own, always the same, so that what differs is the model.
+
+    Every process draws all of them, because shards only answer together; the first one writes.
+    """
+
+    def __init__(self, job: Job, asked: Sequence[Asked], tokenizer: Any, ends: Collection[int], precision: Precision) -> None:
+        self._asked, self._tokenizer, self._ends, self._precision = asked, tokenizer, ends, precision
+        self._seeds = [seed_for(job.seed, "sample", number) for number in range(len(asked))]
+        self._record = Record(job.folder / "samples.jsonl")
+        self.trainer: Any = None
+        """Set by the trainer that it is given to."""
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if self.trainer.is_world_process_zero():
+            self._record.rewind(state.global_step)
+        if state.global_step == 0:
+            self._draw(0)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        step, steps = state.global_step, state.max_steps
+        if step * TIMES // steps > (step - 1) * TIMES // steps:
+            self._draw(step)
+
+    def _draw(self, step: int) -> None:
+        if not self._asked:
+            return
+        model = self.trainer.model
+        engine = Transformers(model, dtype=self._precision.dtype)
+        answers = engine.generate(
+            [one.ids for one in self._asked],
+            seeds=self._seeds,
+            temperature=1.0,
+            max_new_tokens=room_for_answers(context_of(model)),
+            end_ids=self._ends,
+        )
+        if not self.trainer.is_world_process_zero():
+            return
+        lines = []
+        for one, answer in zip(self._asked, answers, strict=True):
+            words = self._tokenizer.decode(answer.words, skip_special_tokens=True)
+            lines.append({"step": step, "prompt": one.prompt, "answer": words, "finished": answer.finished, "reference": one.reference})
+        self._record.write(lines)
+        rows = [[_last(one.prompt), str(line["answer"]), one.reference] for one, line in zip(self._asked, lines, strict=True)]
+        self.trainer.metrics.trackers.samples(step, "samples", ["prompt", "answer", "reference"], rows)
+
+
+def room_for_answers(context: int) -> int:
+    """Tokens that an answer may take of a context; the prompt has the rest."""
+    return min(LONGEST, context // 2)
+
+
+def _last(prompt: str | list[dict[str, Any]]) -> str:
+    return prompt if isinstance(prompt, str) else str(prompt[-1]["content"])
