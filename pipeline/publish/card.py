@@ -34,7 +34,7 @@ SHOWN_ROWS = 40
 
 
 def write_card(
-    stage: Finished, place: Place, links: Mapping[str, Place], *, licence: str | None, base: Place | None = None, notes: Sequence[str] = ()
+    stage: Finished, place: Place, links: Mapping[str, Place], *, licence: str | None, base: Place | None, notes: Sequence[str] = ()
 ) -> str:
     """README.md of a place; the same text for the same run. `links` has the places of ancestors by fingerprint, `base` is that of adapters."""
     from jinja2 import Environment, StrictUndefined
@@ -92,7 +92,7 @@ def metadata(stage: Finished, place: Place, links: Mapping[str, Place], *, licen
     data = ModelCardData(
         license=licence or "other",
         license_name=None if licence else "not-stated",
-        library_name="transformers",
+        library_name="peft" if snippets.adapters_of(stage) else "transformers",
         pipeline_tag=task,
         base_model=[base for base in _bases(stage, links) if base != place.repository] or None,
         datasets=_datasets(stage) or None,
@@ -126,6 +126,8 @@ def _datasets(stage: Finished) -> list[str]:
 
 def _what(stage: Finished) -> str:
     how = f", made by stage {plain(stage.name)} ({plain(stage.kind)}) of run {plain(stage.run.path.name)}" if stage.kind else ""
+    if snippets.adapters_of(stage):
+        return f"{WHAT[stage.artifact.kind]}{how}, as an adapter on its base. It loads with plain transformers and peft; no code from this repository is run."
     return f"{WHAT[stage.artifact.kind]}{how}. It loads with plain transformers; no code from this repository is run."
 
 

@@ -1,15 +1,16 @@
 """The page of a repository that holds a whole family: which model lies where, and how to load each."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from pipeline.publish import snippets
+from pipeline.publish.files import base_of
 from pipeline.publish.finished import Finished
 from pipeline.publish.markdown import fenced, plain, table
 from pipeline.publish.places import Place
 
 
-def family_card(stages: Sequence[tuple[Finished, Place]], licence: str | None) -> str:
-    """README.md of the repository; each model's own card lies beside its files."""
+def family_card(stages: Sequence[tuple[Finished, Place]], links: Mapping[str, Place], licence: str | None) -> str:
+    """README.md of the repository; each model's own card lies beside its files. `links` has the places of all stages by fingerprint."""
     from huggingface_hub import ModelCardData
 
     head = ModelCardData(
@@ -28,5 +29,5 @@ def family_card(stages: Sequence[tuple[Finished, Place]], licence: str | None) -
         table(["stage", "kind", "folder" if stages[0][1].folder else "branch", "fingerprint", "digest"], rows),
     ]
     for stage, place in stages:
-        parts.append(f"## {plain(stage.name)}\n\n{fenced(snippets.loading(stage, place), 'python')}")
+        parts.append(f"## {plain(stage.name)}\n\n{fenced(snippets.loading(stage, place, base_of(stage, links)), 'python')}")
     return "\n\n".join(parts) + "\n"

@@ -182,10 +182,11 @@ def _clean(file: Path, stage: Finished, bases: Mapping[str, Place]) -> None:
 
 
 def base_of(stage: Finished, bases: Mapping[str, Place]) -> Place | None:
-    """Where the base of a stage's adapters is published; None for a whole model, or where the base came from the Hub."""
+    """Where the base of a stage's adapters lies: published from this run, or on the Hub before; None for a whole model."""
     for file in sorted([stage.folder.artifact / "adapter_config.json", *stage.folder.artifact.glob("*/adapter_config.json")]):
-        if file.is_file() and _is_local(base := _json(file).get("base_model_name_or_path")):
-            return _published_base(stage, str(base), bases)
+        if file.is_file():
+            base = str((says := _json(file)).get("base_model_name_or_path"))
+            return _published_base(stage, base, bases) if _is_local(base) else Place(base, says.get("revision") or MAIN)
     return None
 
 

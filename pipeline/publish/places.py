@@ -1,7 +1,7 @@
 """Where each stage of a run goes on the Hub: a repository each, or one for the family with a branch or a folder for each."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pipeline.publish.errors import ChoiceError
@@ -29,6 +29,10 @@ class Place:
             for name, value in (("revision", self.revision if self.revision != MAIN else ""), ("subfolder", self.folder))
             if value
         )
+
+    def inside(self, folder: str) -> "Place":
+        """A folder of this place."""
+        return replace(self, folder=f"{self.folder}/{folder}" if self.folder else folder)
 
     @property
     def is_shared(self) -> bool:

@@ -61,28 +61,29 @@ tokenizer = AutoTokenizer.from_pretrained(name{more})
 model = {auto}.from_pretrained(name{more}{labels})
 """
 
-ADAPTERS = """\
+ON_BASE = """\
 from peft import PeftModel
 from transformers import {auto}, AutoTokenizer
 
 name = {name}
 tokenizer = AutoTokenizer.from_pretrained(name{more})
 base = {auto}.from_pretrained({base}{labels})
-model = PeftModel.from_pretrained(base, name, adapter_name={first}, subfolder={first}{more})
-for adapter in {others}:
-    model.load_adapter(name, adapter, subfolder=adapter{more})
-model.base_model.set_adapter({all}, inference_mode=True)
+model = PeftModel.from_pretrained(base, name{first})
 """
+"""Where the adapter lies in a folder: peft's own one-liner would look for the base in a folder of that name too."""
+
+ONE_MORE = "model.load_adapter(name, {adapter}{where})\n"
+ALL_ACT = "model.base_model.set_adapter({all}, inference_mode=True)\n"
 
 
-def loading(stage: Finished, place: Place, base: Place | None = None) -> str:
-    """The lines for this stage's artifact. `base` is where the base of its adapters lies, where it holds several of them."""
+def loading(stage: Finished, place: Place, base: Place | None) -> str:
+    """The lines for this stage's artifact. `base` is where the base of its adapters lies; None for a whole model."""
     values = {"name": f'"{place.repository}"', "more": place.arguments}
     kind, artifact = stage.artifact.kind, stage.artifact
     if kind == "tokenizer":
         return TOKENIZER.format(**values)
-    if names := adapters_of(stage):
-        return _adapters(kind, names, values, base)
+    if base is not None:
+        return _adapters(kind, adapters_of(stage), place, base)
     if kind == "reward-model":
         is_standardised = artifact.reward_mean is not None and artifact.reward_std
         return REWARD.format(**values) + (
@@ -98,16 +99,13 @@ def adapters_of(stage: Finished) -> list[str]:
     return [folder[0] if folder else "default" for folder in folders]
 
 
-def _adapters(kind: str, names: list[str], values: dict[str, str], base: Place | None) -> str:
+def _adapters(kind: str, names: list[str], place: Place, base: Place) -> str:
     is_judge = kind == "reward-model"
-    values = {**values, "labels": ", num_labels=1" if is_judge else ""}
-    if names == ["default"]:
+    values = {"name": f'"{place.repository}"', "more": place.arguments, "labels": ", num_labels=1" if is_judge else ""}
+    if names == ["default"] and not place.folder:
         return ADAPTER.format(auto="AutoPeftModelForSequenceClassification" if is_judge else "AutoPeftModelForCausalLM", **values)
-    return ADAPTERS.format(
-        auto="AutoModelForSequenceClassification" if is_judge else "AutoModelForCausalLM",
-        base=f'"{base.repository}"{base.arguments}' if base else '"the base named in adapter_config.json"',
-        first=json.dumps(names[0]),
-        others=json.dumps(names[1:]),
-        all=json.dumps(names),
-        **values,
-    )
+    auto = "AutoModelForSequenceClassification" if is_judge else "AutoModelForCausalLM"
+    first = place.arguments if names == ["default"] else f", adapter_name={json.dumps(names[0])}{place.inside(names[0]).arguments}"
+    more = [ONE_MORE.format(adapter=json.dumps(name), where=place.inside(name).arguments) for name in names[1:]]
+    told = ON_BASE.format(auto=auto, base=f'"{base.repository}"{base.arguments}', first=first, **values)
+    return "".join([told, *more, ALL_ACT.format(all=json.dumps(names)) if more else ""])

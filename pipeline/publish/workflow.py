@@ -169,7 +169,7 @@ def _index(
     known = {one.fingerprint: one for one in finished(run, ())}
     here = [(known[print_], place) for print_, place in links.items() if place.repository == repository and print_ in known]
     order = list(known)
-    page = family_card(sorted(here, key=lambda one: order.index(one[0].fingerprint)), how.license)
+    page = family_card(sorted(here, key=lambda one: order.index(one[0].fingerprint)), links, how.license)
     root = folder / ".family"
     root.mkdir()
     (root / "README.md").write_text(page, encoding="utf-8")

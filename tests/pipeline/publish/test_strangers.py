@@ -119,6 +119,68 @@ def test_every_kind_of_model_gives_a_stranger_the_same_outputs(hub: Server, run:
     assert found == list(expected.values())
 
 
+def adapters(base: Any, where: str, *names: str, revision: str | None = None) -> tuple[Callable[[Path], None], list[float]]:
+    """What writes adapters on a base at `where` (one beside its files, or several in folders), and the outputs of the base with them all."""
+    from copy import deepcopy
+
+    from peft import LoraConfig, get_peft_model
+
+    settings = LoraConfig(r=4, target_modules=["q_proj", "v_proj"], init_lora_weights=False, task_type="CAUSAL_LM")
+    model = get_peft_model(deepcopy(base), settings, adapter_name=names[0] if names else "default")
+    for name in names[1:]:
+        model.add_adapter(name, settings)
+    for config in model.peft_config.values():
+        config.base_model_name_or_path, config.revision = where, revision
+    if len(names) > 1:
+        model.base_model.set_adapter(list(names), inference_mode=True)
+    return lambda folder: model.save_pretrained(folder, save_embedding_layers=False), outputs(model.eval())
+
+
+@pytest.mark.parametrize("layout", ["branches", "folders"])
+def test_the_cards_of_a_family_in_one_repository_load_what_they_describe(hub: Server, run: Path, tmp_path: Path, layout: str) -> None:
+    base, judge, api = llama("causal-lm"), llama("reward-model"), HfApi(endpoint=hub.url, token=TOKEN)
+    add(run, "base", "pretrain", "causal-lm", base.save_pretrained)
+    add(
+        run,
+        "judge",
+        "reward",
+        "reward-model",
+        judge.save_pretrained,
+        inputs={"model": "base"},
+        artifact={"reward_mean": 0.5, "reward_std": 2.0},
+    )
+    add(run, "words", "tokenizer", "tokenizer", lambda folder: folder.mkdir())
+    expected = {"base": outputs(base), "judge": outputs(judge)}
+    here = str((run / "base" / "artifact").resolve())
+    if layout == "folders":  # whose adapters can only have a base of another repository
+        [elsewhere] = publish(run, ["base"], name="other", api=api)
+        here = elsewhere.repository
+    makes = {"light": (), "stacked": ("one", "two")}
+    for name, names in makes.items():
+        write, expected[name] = adapters(base, here, *names, revision=elsewhere.commit if layout == "folders" else None)
+        origin = f"hub:{here}@{elsewhere.commit}" if layout == "folders" else "base"
+        add(run, name, "sft", "causal-lm", write, inputs={"model": origin})
+    known = ["base", "judge", "words", *makes]
+    done = {one.stage: one for one in publish(run, known, api=api, layout=layout, license="mit", acknowledge=("me/other-base",))}
+    assert {one.repository for one in done.values()} == {"me/tiny"}
+    page = hub.content("me/tiny", "README.md").decode()
+    names = (*expected, "words")
+    programs = [snippet(done[name].card) for name in names] + [section(page, name) for name in names]
+    probes = [*[PROBE.format(ids=IDS)] * len(expected), "print(tokenizer.chat_template)"] * 2
+    lines = stranger(hub, tmp_path / "home", "\n".join(line for pair in zip(programs, probes, strict=True) for line in pair))
+    found = [json.loads(line.removeprefix("OUTPUTS ")) for line in lines if line.startswith("OUTPUTS ")]
+    assert found == [*expected.values()] * 2
+    assert lines.count(TEMPLATE) == 2
+    assert len({tuple(values) for values in expected.values()}) == len(expected)
+
+
+def section(page: str, stage: str) -> str:
+    """The lines of a family's page that load one of it."""
+    found = re.search(rf"## {stage}\n\n```python\n(.*?)\n```", page, flags=re.DOTALL)
+    assert found
+    return found[1]
+
+
 def test_a_tokenizer_speaks_the_same_to_a_stranger(hub: Server, run: Path, tmp_path: Path) -> None:
     add(run, "words", "tokenizer", "tokenizer", lambda folder: folder.mkdir())
     [done] = publish(run, api=HfApi(endpoint=hub.url, token=TOKEN))
