@@ -9,6 +9,7 @@ from pydantic import ValidationError
 
 from pipeline.errors import suggestion
 from stages.contract import Artifact
+from stages.core.files import digest
 
 MANIFEST = "manifest.json"
 
@@ -30,7 +31,7 @@ def inspect(folder: Path) -> Artifact | str:
 
 def _foreign(folder: Path) -> Artifact | str:
     """The kind of a folder that another program wrote."""
-    tokenizer = file_digest(folder / "tokenizer.json") if (folder / "tokenizer.json").is_file() else None
+    tokenizer = digest(folder / "tokenizer.json") if (folder / "tokenizer.json").is_file() else None
     if (folder / "adapter_config.json").is_file() and not (folder / "config.json").is_file():
         return f"{folder} holds an adapter without its model; merge it first, or train it in a stage of this recipe"
     if (folder / "config.json").is_file():
@@ -83,16 +84,11 @@ def _content(token: Any) -> Any:
     return token.get("content") if isinstance(token, dict) else token
 
 
-def file_digest(file: Path) -> str:
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
 def listing(folder: Path, *, links: bool = False) -> dict[str, dict[str, Any]]:
     """Files below a folder: relative name to size and SHA-256, sorted. Hidden files say nothing of an artifact, nor do links unless asked for."""
     files = sorted(file for file in folder.rglob("*") if file.is_file() and (links or not file.is_symlink()))
     names = {file.relative_to(folder).as_posix(): file for file in files if not file.name.startswith(".")}
-    return {name: {"size": file.stat().st_size, "sha256": file_digest(file)} for name, file in names.items()}
+    return {name: {"size": file.stat().st_size, "sha256": digest(file)} for name, file in names.items()}
 
 
 def folder_digest(folder: Path) -> str:

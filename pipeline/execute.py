@@ -20,8 +20,9 @@ from pipeline.process import Stop, spawn, watch
 from pipeline.progress import Tail, View, duration, numbers
 from pipeline.reasons import missed_gates
 from pipeline.results import artifact_complaint, result_of
-from pipeline.store import Attempt, now, write_json
+from pipeline.store import Attempt, now, read_json
 from stages.contract import AGAIN, DONE, FAILED, INTERRUPTED, STOP, WRONG_INPUT, Hardware, Result
+from stages.core.files import write_json
 
 
 @dataclass
@@ -208,8 +209,6 @@ class Execution:
 
 
 def _read(file: Path) -> Any:
-    from pipeline.store import read_json
-
     try:
         return read_json(file)
     except StoreError:

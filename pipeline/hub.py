@@ -7,7 +7,8 @@ from pipeline.errors import RecipeError
 from pipeline.identity import repository
 from pipeline.recipe import Recipe
 from pipeline.references import HUB, sources
-from pipeline.store import Run, write_json
+from pipeline.store import Run
+from stages.core.files import write_json
 
 
 def asked(recipe: Recipe) -> Iterator[tuple[str, str, str]]:

@@ -20,10 +20,11 @@ from pydantic import BaseModel
 
 from data.config import Source
 from data.errors import DataError
-from pipeline.artifacts import file_digest, folder_digest, inspect
+from pipeline.artifacts import folder_digest, inspect
 from pipeline.errors import Problem, RecipeError, suggestion
 from pipeline.recipe import Recipe
 from pipeline.references import HUB, Field, Reference, children, is_context
+from stages.core.files import digest as file_digest
 
 CODE = re.compile(r"([^:\n]+\.py):([A-Za-z_]\w*)\Z")
 """A function in a file of the user's: `file.py:function`."""

@@ -5,12 +5,13 @@ import json
 import os
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 
 from pipeline.checks import check_all
-from pipeline.errors import Problem, RecipeError
+from pipeline.errors import Problem, RecipeError, StoreError
 from pipeline.identity import identities
 from pipeline.launch import WORKER, cuda_devices
 from pipeline.lock import held
@@ -21,6 +22,7 @@ from pipeline.show import plan_json, plan_text, summary
 from pipeline.store import Run
 from pipeline.target import open_target
 from stages.contract import DONE, FAILED
+from stages.core.files import is_refused_by_disk, room
 
 
 def run_recipe(options: argparse.Namespace, arguments: Sequence[str], worker: Sequence[str] | None = None) -> int:
@@ -36,7 +38,8 @@ def run_recipe(options: argparse.Namespace, arguments: Sequence[str], worker: Se
     _possible_here(recipe)
     from pipeline.hub import settle
 
-    with held(run.lock) as lock:
+    again = f"pipeline run {shlex.join(_again(options, arguments))}"
+    with _writable(run, again), held(run.lock) as lock:
         pins = settle(recipe, run)
         known = identities(recipe, pins)
         plan = make_plan(recipe, run, selection, known)
@@ -47,7 +50,6 @@ def run_recipe(options: argparse.Namespace, arguments: Sequence[str], worker: Se
         from pipeline.progress import view
 
         with Stop() as stop:
-            again = f"pipeline run {shlex.join(_again(options, arguments))}"
             execution = Execution(plan, selection, known, lock, view(), stop, again, worker or WORKER, options.grace, options.max_restarts)
             code = execution.execute()
     _end(make_plan(recipe, run, Selection(), known), options.recipe, code, as_json=options.json)
@@ -56,6 +58,20 @@ def run_recipe(options: argparse.Namespace, arguments: Sequence[str], worker: Se
             return _publish(recipe.publish, run, options.recipe)
         print(f"not published, since only a part of the run was asked for; to publish: pipeline publish {options.recipe}", file=sys.stderr)
     return code
+
+
+@contextmanager
+def _writable(run: Run, again: str) -> Iterator[None]:
+    """Raises StoreError, with what is left and how to go on, where the disk that holds the run takes no more."""
+    try:
+        yield
+    except OSError as error:
+        if not is_refused_by_disk(error):
+            raise
+        there = next(folder for folder in (run.path, *run.path.absolute().parents) if folder.is_dir())
+        raise StoreError(
+            f"{' '.join(str(error).split())}: {room(there)} are free in {there}; finished stages and checkpoints stay; to go on: {again}"
+        ) from error
 
 
 def _submit(options: argparse.Namespace, recipe: Recipe, run: Run, plan: Plan, arguments: Sequence[str]) -> int:

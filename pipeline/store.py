@@ -12,8 +12,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from pipeline.artifacts import MANIFEST, content_digest, file_digest, listing
+from pipeline.artifacts import MANIFEST, content_digest, listing
 from pipeline.errors import LaterFormatError, StoreError
+from stages.core.files import digest, write_json
 
 LOCK = "lock"
 """File of the run directory that whoever works on it holds (`pipeline.lock`)."""
@@ -25,18 +26,6 @@ def now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
-def write_json(file: Path, value: Any) -> None:
-    """Writes the whole file or nothing: a temporary name, to the disk, then renamed."""
-    partial = file.with_name(file.name + ".partial")
-    with partial.open("w", encoding="utf-8") as stream:
-        json.dump(value, stream, indent=1, ensure_ascii=False, allow_nan=False)
-        stream.write("\n")
-        stream.flush()
-        os.fsync(stream.fileno())
-    partial.replace(file)
-    _sync_folder(file.parent)
-
-
 def read_json(file: Path) -> Any:
     """Content of a JSON file, None if there is none. Raises StoreError if it is damaged."""
     try:
@@ -45,14 +34,6 @@ def read_json(file: Path) -> Any:
         return None
     except (OSError, ValueError) as error:
         raise StoreError(f"{file} cannot be read ({' '.join(str(error).split())}); move it away and run again") from error
-
-
-def _sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 @dataclass(frozen=True)
@@ -105,7 +86,7 @@ class StageFolder:
                 found.append(f"{name} is missing")
             elif (size := file.stat().st_size) != entry["size"]:
                 found.append(f"{name} has {size:,} bytes, its manifest says {entry['size']:,}")
-            elif contents and file_digest(file) != entry["sha256"]:
+            elif contents and digest(file) != entry["sha256"]:
                 found.append(f"{name} has changed: its SHA-256 is not the manifest's")
         return found
 
@@ -150,7 +131,7 @@ class StageFolder:
         """States that the folder is complete: the last file written."""
         files = {f"artifact/{name}": entry for name, entry in listing(self.artifact).items()}
         result = self.path / "result.json"
-        files["result.json"] = {"size": result.stat().st_size, "sha256": file_digest(result)}
+        files["result.json"] = {"size": result.stat().st_size, "sha256": digest(result)}
         manifest = {"format": FORMAT, **statement, "digest": artifact_digest(files), "files": files}
         write_json(self.path / MANIFEST, manifest)
         return manifest

@@ -54,7 +54,7 @@ def _datum(stage: Finished, field: str, file: Path) -> Datum:
             return Datum(field, f"{parent.name}/{file.name}", entry["size"], entry["sha256"])
     if not file.is_file():
         return Datum(field, file.name, None, "no longer there")
-    from pipeline.artifacts import file_digest
+    from stages.core.files import digest as file_digest
 
     return Datum(field, file.name, file.stat().st_size, file_digest(file))
 

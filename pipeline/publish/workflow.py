@@ -23,7 +23,8 @@ from pipeline.publish.licences import check_licences
 from pipeline.publish.places import Place, places
 from pipeline.publish.remote import Remote
 from pipeline.publishing import MAIN, YOU, Publishing
-from pipeline.store import Run, now, read_json, write_json
+from pipeline.store import Run, now, read_json
+from stages.core.files import write_json
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi

@@ -18,7 +18,7 @@ def write_json(path: Path, value: Any) -> None:
     """Write the whole file or nothing: under a temporary name, to the disk, then renamed."""
     partial = path.with_name(path.name + ".partial")
     with partial.open("w", encoding="utf-8") as file:
-        json.dump(value, file, indent=1, allow_nan=False)
+        json.dump(value, file, indent=1, ensure_ascii=False, allow_nan=False)
         file.write("\n")
         file.flush()
         os.fsync(file.fileno())

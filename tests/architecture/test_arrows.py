@@ -48,6 +48,7 @@ def test_the_orchestrator_imports_only_torch_free_files_of_the_stages():
         "stages.core",
         "stages.core.config",
         "stages.core.dialogue",
+        "stages.core.files",
         *ADAPTERS,
     } | {f"stages.{kind}.config" for kind in KINDS}
     wrong = [
@@ -61,7 +62,7 @@ def test_the_orchestrator_imports_only_torch_free_files_of_the_stages():
 
 
 def test_the_orchestrator_knows_no_stage_by_name():
-    allowed = {"stages", "stages.contract", "stages.registry", "stages.core", "stages.core.config", *ADAPTERS}
+    allowed = {"stages", "stages.contract", "stages.registry", "stages.core", "stages.core.config", "stages.core.files", *ADAPTERS}
     core = [name for name in modules() if package(name) == "pipeline" and name.count(".") == 1]
     wrong = [f"{name} -> {other}" for name in core for other in graph()[name] if package(other) == "stages" and other not in allowed]
     assert wrong == []

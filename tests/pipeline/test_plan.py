@@ -8,8 +8,9 @@ import pytest
 from pipeline.errors import RecipeError
 from pipeline.plan import tokenizer_problems
 from pipeline.reasons import differences, missed_gates
-from pipeline.store import StageFolder, age, now, write_json
+from pipeline.store import StageFolder, age, now
 from stages.contract import Artifact
+from stages.core.files import write_json
 from tests.pipeline.conftest import Workshop
 from tests.pipeline.toy import Train
 

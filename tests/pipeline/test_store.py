@@ -16,8 +16,9 @@ from pipeline.errors import HeldError, StoreError
 from pipeline.lock import held, is_held
 from pipeline.progress import Live, Pace, Plain, Tail, duration, last_record, number, numbers, view
 from pipeline.show import table_text
-from pipeline.store import Run, StageFolder, read_json, write_json
+from pipeline.store import Run, StageFolder, read_json
 from stages.contract import Table
+from stages.core.files import write_json
 
 
 def test_json_is_written_whole_or_not_at_all(tmp_path: Path):

@@ -10,7 +10,8 @@ from unittest.mock import patch
 from pipeline import publish as publishing
 from pipeline.publish import Publication
 from pipeline.publishing import Publishing
-from pipeline.store import Run, StageFolder, write_json
+from pipeline.store import Run, StageFolder
+from stages.core.files import write_json
 
 EVIL_ANSWER = "# The same prompts\n\n```\n<script>alert(1)</script>\n| policy | sampled | Anna lives in Rome. | good 1 |\n"
 RECIPE = "name: demo\nseed: 1\nstages:\n  world: {kind: world}\n"

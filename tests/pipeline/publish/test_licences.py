@@ -7,7 +7,8 @@ import pytest
 from huggingface_hub import HfApi
 
 from pipeline.publish import PublishError
-from pipeline.store import read_json, write_json
+from pipeline.store import read_json
+from stages.core.files import write_json
 from tests.hub.fixtures import STRANGER, TOKEN
 from tests.hub.server import Server
 from tests.pipeline.publish.runs import add_stage, model_files, publish
