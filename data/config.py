@@ -11,6 +11,14 @@ class Spec(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
+    def named(self, name: str) -> str:
+        """A setting as a message names it, so that nobody looks for what was never written: `batch_tokens 16384 (the default)`."""
+        return f"{name} {self.stated(name)}"
+
+    def stated(self, name: str) -> str:
+        """Its value alone."""
+        return f"{getattr(self, name)}{'' if name in self.model_fields_set else ' (the default)'}"
+
 
 @dataclass(frozen=True)
 class Takes:

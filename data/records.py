@@ -5,7 +5,6 @@ import re
 import unicodedata
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
 from pathlib import Path
 from typing import Generic, TypeVar, cast
 
@@ -13,16 +12,13 @@ from data.config import Source
 from data.errors import DataError
 from data.formats import Chat, Preference, Prompt, Record, Text
 from data.mixture import check_weight, repeated, tempered
-from data.reading import Reading, Stream
-from data.sources import HUB
+from data.reading import Stream
 
 R = TypeVar("R", Text, Chat, Preference, Prompt)
 S = TypeVar("S")
 
 _PLAIN = bytes(byte if chr(byte).isalnum() or byte == ord("_") else ord(" ") for byte in range(128)).lower() + bytes(128)
 """ASCII, lower case, with a blank for all that is no part of a word."""
-CHECKED_BYTES = 64 * 2**20
-CHECKED_ROWS = 1_000
 
 
 @dataclass
@@ -36,15 +32,6 @@ class Records(Generic[R]):
     """Records by source path, weights applied."""
     warnings: list[str] = field(default_factory=list)
     """Those of the notes that something looks wrong."""
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One thing that a check noticed. A problem stops a run; a warning is counted, a note is not."""
-
-    problem: bool
-    text: str
-    warning: bool = False
 
 
 def read_records(sources: Sequence[Source], files: Sequence[Sequence[Path]], want: type[R], *, temperature: float = 1.0) -> Records[R]:
@@ -117,35 +104,3 @@ def shared(train: Sequence[S], held_out: Sequence[S], key: Callable[[S], str] | 
     name = key or cast(Callable[[S], str], content_key)
     known = {name(record) for record in train}
     return sum(name(record) in known for record in held_out)
-
-
-def check_sources(sources: Sequence[Source], files: Sequence[Sequence[Path]], want: type[Record] | None = None) -> list[Finding]:
-    """What a run would stumble over, without raising: all rows of local files below 64 MB together, else the first 1,000 of each file."""
-    size = sum(path.stat().st_size for paths in files for path in paths if path.exists())
-    findings: list[Finding] = []
-    for source, paths in zip(sources, files, strict=True):
-        if source.path.startswith(HUB):
-            findings.append(Finding(False, f"{source.path}: on the Hub; read when the stage starts"))
-            continue
-        findings += _checked(source, paths, want, None if size <= CHECKED_BYTES else CHECKED_ROWS)
-    return findings
-
-
-def _checked(source: Source, paths: Sequence[Path], want: type[Record] | None, rows: int | None) -> list[Finding]:
-    reading, taken = Reading(source, want), 0
-    try:
-        for path in paths:
-            bound = min((n for n in (rows, source.limit) if n is not None), default=None)
-            taken += sum(1 for _ in islice(reading.records([path]), bound))
-        if rows is None:
-            check_weight(source.path, taken, source.weight)
-    except DataError as error:
-        return [Finding(True, str(error))]
-    problems = [] if source.on_bad_rows == "skip" else reading.faults.sentences(reading.rows)
-    if problems:
-        return [Finding(True, text) for text in problems]
-    if not taken:
-        return [Finding(True, f"{source.path}: no usable row")]
-    verdicts = reading.verdicts()
-    found = [Finding(verdict.level == "error", f"{source.path}: {verdict.text}", verdict.level == "warning") for verdict in verdicts]
-    return [Finding(False, text) for text in reading.notes(taken)] + found

@@ -1,160 +1,184 @@
-"""Looks at data and artifacts before anything starts: every local source is read as its stage will read it, hand-offs are compared."""
+"""Looks at a recipe, its artifacts and its data before anything starts, and tells everything that is wrong at once.
 
-from collections.abc import Sequence
-from dataclasses import replace
-from importlib.util import find_spec
-from pathlib import Path
+`plan` looks at all that costs little (`look`); `check` and `run` also read every local source as its stage will read it.
+"""
 
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from data.checking import Finding, check_source
 from data.config import Source
 from data.errors import DataError
+from data.extent import Extent, joined
 from data.formats import Chat, Preference, Prompt, Record, Text
-from data.records import Finding, check_sources
-from data.secrets import findings, redact
 from data.sources import resolve
-from pipeline.adapters import base_problems
-from pipeline.artifacts import end_is_padding, inspect, lacks_template, unfit
 from pipeline.errors import Problem, RecipeError
+from pipeline.handoffs import contexts_of, handoff_problems, tokenizer_problems
+from pipeline.identity import missing
 from pipeline.jobs import located, source_folder
-from pipeline.plan import Plan, Step, tokenizer_problems
+from pipeline.outward import outward_problems
+from pipeline.plan import Plan, Selection, make_plan
 from pipeline.recipe import Recipe
-from pipeline.references import fields, wanted_sources
+from pipeline.references import Reference, wanted_sources
+from pipeline.target import read_target
+from stages.core.config import StageConfig
 
-MEND = "a tokenizer stage (`existing: ...`) adds one; name it as `tokenizer` of the stage that begins with this model"
 FEW = 20
 WARNING = "warning: "
-"""Begins a note on data that looks wrong."""
+"""Begins a note on something that looks wrong."""
 RECORDS: dict[str | None, type[Record] | None] = {None: None, "text": Text, "chat": Chat, "preference": Preference, "prompt": Prompt}
+Seen = tuple[list[Finding], Extent]
 
 
-def check_all(plan: Plan, steps: Sequence[Step]) -> list[str]:
-    """What was noticed about the data of these stages. Raises RecipeError with everything that is wrong."""
-    problems = (
-        tokenizer_problems(plan)
-        + length_problems(plan)
-        + folder_problems(plan)
-        + tracker_problems(plan)
-        + licence_problems(plan)
-        + base_problems(plan.recipe)
-    )
-    notes: list[str] = []
-    seen: dict[tuple[str, str | None], list[Finding]] = {}
-    for step in steps:
-        for path, source, wants in wanted_sources(step.config):
-            key = (source.model_dump_json(), wants)
-            if key in seen:
-                continue
-            seen[key] = _findings(plan, source, wants)
-            for finding in seen[key]:
-                if finding.problem:
-                    problems.append(plan.recipe.problem(step.name, path, finding.text))
-                else:
-                    notes.append(f"{WARNING if finding.warning else ''}stages.{step.name}.{path}: {finding.text}")
+@dataclass(frozen=True)
+class Look:
+    """What a look without reading data tells."""
+
+    recipe: Recipe
+    """As far as it is right."""
+    plan: Plan | None
+    """None if the recipe, or what it names, is not right."""
+    problems: list[Problem]
+
+    def whole(self) -> Plan:
+        """The plan. Raises RecipeError with everything that is wrong."""
+        if self.plan is None or self.problems:
+            raise RecipeError(self.problems)
+        return self.plan
+
+
+def look(name: str, overrides: Sequence[str], runs: str, selection: Selection | None = None) -> Look:
+    """Everything that is wrong with a recipe, but for the rows of its data. Raises RecipeError if there is no recipe, or no such stage to select."""
+    recipe, run, problems = read_target(name, overrides, runs)
+    plan = None
+    if problems:
+        problems = problems + missing(recipe)
+    else:
+        (selection or Selection()).names(recipe)
+        try:
+            plan = make_plan(recipe, run, selection)
+        except RecipeError as error:
+            problems = error.problems
+    return Look(recipe, plan, [*problems, *_of_recipe(recipe), *(tokenizer_problems(plan) if plan else [])])
+
+
+def check(looked: Look) -> list[str]:
+    """What was noticed about the recipe and its data. Raises RecipeError with everything that is wrong."""
+    problems, notes = _of_stages(looked.recipe, looked.plan, list(looked.recipe.stages))
+    if looked.problems or problems:
+        raise RecipeError(looked.problems + problems)
+    return notes
+
+
+def check_all(plan: Plan, names: Collection[str]) -> list[str]:
+    """What was noticed about these stages of a plan and their data. Raises RecipeError with everything that is wrong."""
+    problems, notes = _of_stages(plan.recipe, plan, names)
+    problems = [*_of_recipe(plan.recipe), *tokenizer_problems(plan), *problems]
     if problems:
         raise RecipeError(problems)
     return notes
 
 
-def length_problems(plan: Plan) -> list[Problem]:
-    """Stages that ask for more tokens than the models that they take, as far as the recipe and folders tell."""
+def few_steps(recipe: Recipe) -> list[str]:
+    """Warnings on stages whose settings alone leave few optimizer steps."""
+    told = ((name, recipe.stages[name].few_steps(float("inf"), float("inf"), contexts)) for name, contexts in contexts_of(recipe).items())
+    return [f"{WARNING}stages.{name}.{found[0]}: {found[1]}" for name, found in told if found]
+
+
+def _of_recipe(recipe: Recipe) -> list[Problem]:
+    return handoff_problems(recipe) + outward_problems(recipe)
+
+
+def _of_stages(recipe: Recipe, plan: Plan | None, names: Collection[str]) -> tuple[list[Problem], list[str]]:
+    """Problems and notes of the data of these stages."""
     problems: list[Problem] = []
-    left: dict[str, int | None] = {}
-    for name, config in plan.recipe.stages.items():
-        contexts: dict[str, int | None] = {}
-        for reference in plan.recipe.references[name]:
-            found = inspect(plan.recipe.root / reference.value) if reference.form == "folder" else None
-            contexts[reference.field] = left[reference.value] if reference.form == "stage" else getattr(found, "context_length", None)
-        if (complaint := config.too_long(contexts)) is not None:
-            problems.append(plan.recipe.problem(name, *complaint))
-        left[name] = config.context_left(contexts)
-    return problems
+    notes: list[str] = []
+    contexts = contexts_of(recipe)
+    known: dict[tuple[str, str | None], Seen] = {}
+    for name in names:
+        for path, finding in _of_stage(recipe, plan, recipe.stages[name], contexts[name], known):
+            if finding.problem:
+                problems.append(recipe.problem(name, path, finding.text))
+            else:
+                notes.append(f"{WARNING if finding.warning else ''}stages.{name}.{path}: {finding.text}")
+    return problems, notes
 
 
-def folder_problems(plan: Plan) -> list[Problem]:
-    """Models that began as a folder whose tokenizer does not fit them, pads with their end, or lacks the chat template that a stage renders.
-
-    A tokenizer stage adds what is missing, and the first stage that names it as `tokenizer` beside `model` passes it on.
-    """
-    problems: list[Problem] = []
-    lacking: dict[str, str] = {}
-    for name, config in plan.recipe.stages.items():
-        if config.makes == "tokenizer" or any(reference.field == "tokenizer" for reference in plan.recipe.references[name]):
-            continue
-        renders = any(wants in ("chat", "preference", "prompt") for _, _, wants in wanted_sources(config))
-        for reference in plan.recipe.references[name]:
-            folder = plan.recipe.root / reference.value if reference.form == "folder" else None
-            lack = _lacks(folder) if folder else lacking.get(reference.value)
-            misfit = _misfit(folder) if folder else None
-            if misfit or (lack and renders):
-                problems.append(plan.recipe.problem(name, reference.field, misfit or lack or ""))
-            elif lack:
-                lacking[name] = lack
-    return problems
+def _of_stage(
+    recipe: Recipe, plan: Plan | None, config: StageConfig, contexts: Mapping[str, int | None], known: dict[tuple[str, str | None], Seen]
+) -> Iterator[tuple[str, Finding]]:
+    """Findings on one stage's data by field; `known` has what was seen of sources that other stages read too."""
+    fields: dict[str, list[tuple[Source, Extent]]] = {}
+    for path, source, wants in wanted_sources(config):
+        key = (source.model_dump_json(), wants)
+        if key not in known:
+            known[key] = _seen(recipe, plan, source, wants)
+        findings, extent = known[key]
+        yield from ((path, finding) for finding in findings)
+        fields.setdefault(path.rpartition(".")[0], []).append((source, extent))
+    for field, held in fields.items():
+        extents = [extent for _, extent in held]
+        yield from ((field, finding) for finding in _of_fit(config, field, joined(extents), contexts))
+        if field == config.divided():
+            yield from ((field, finding) for finding in _of_division(joined(extents)))
+    yield from _of_steps(config, fields, contexts)
 
 
-def _misfit(folder: Path) -> str | None:
-    return unfit(folder) or (
-        f"{folder} pads with the token that ends a text, so that the end could not be learned; {MEND}" if end_is_padding(folder) else None
-    )
+def _of_fit(config: StageConfig, field: str, extent: Extent, contexts: Mapping[str, int | None]) -> Iterator[Finding]:
+    """Records that have more words than the model has room for tokens: there are surely as many more."""
+    room = config.room(field, contexts)
+    if room is None:
+        return
+    long, lost = (sum(words > room for words in counted) for counted in (extent.whole, extent.least))
+    if not long:
+        return
+    some = f"{long:,} of {extent.records:,} records have more words than the {room:,} tokens that there is room for"
+    if lost == extent.records and extent.is_complete:
+        yield Finding(
+            True, f"{some}, and none fits even without the turns that can be dropped; take a model with a longer context, or shorten them"
+        )
+    elif lost and config.refuses_long:
+        yield Finding(
+            True, f"{some}, and {lost:,} of them do not fit even without the turns that can be dropped; shorten them or leave them out"
+        )
+    else:
+        yield Finding(False, f"{some}: {lost:,} are left out, the others lose turns, and so may records with as many tokens", warning=True)
 
 
-def _lacks(folder: Path) -> str | None:
-    return f"{folder} has no chat template; {MEND}" if lacks_template(folder) else None
+def _of_division(extent: Extent) -> Iterator[Finding]:
+    """Data of which no share can be held out."""
+    if extent.is_complete and extent.records and not extent.differs:
+        what = "1 record" if extent.records == 1 else f"{extent.records:,} records with one and the same content"
+        yield Finding(True, f"{what} cannot be divided into training and held-out data; give documents apart, or name `validation` data")
 
 
-def tracker_problems(plan: Plan) -> list[Problem]:
-    """Trackers that are asked for and not installed, and settings that they would show and that look like secrets."""
-    document = plan.recipe.document
-    missing = [
-        Problem(document.place(("track", number)), f"track.{number}", f"{name} is not installed: pip install 'recipe-pipeline[{name}]'")
-        for number, name in enumerate(plan.recipe.track)
-        if find_spec(name) is None
-    ]
-    return missing + (secret_problems(plan.recipe) if plan.recipe.track else [])
+def _of_steps(
+    config: StageConfig, fields: Mapping[str, Sequence[tuple[Source, Extent]]], contexts: Mapping[str, int | None]
+) -> Iterator[tuple[str, Finding]]:
+    held = fields.get("data", ())
+    complete = bool(held) and all(extent.is_complete for _, extent in held)
+    share = 1 - getattr(config, "held_out", 0.0) if config.divided() else 1.0
+    records = share * sum(source.weight * extent.records for source, extent in held) if complete else float("inf")
+    characters = share * sum(source.weight * extent.characters for source, extent in held) if complete else float("inf")
+    if (told := config.few_steps(records, characters, contexts)) is not None:
+        yield told[0], Finding(False, told[1], warning=True)
 
 
-def licence_problems(plan: Plan) -> list[Problem]:
-    """What the recipe publishes without a licence although it is made from models of others."""
-    recipe, how = plan.recipe, plan.recipe.publish
-    if how is None or how.license is not None:
-        return []
-    names = _with_ancestors(recipe, how.chosen({name: config.makes for name, config in recipe.stages.items()}))
-    outside = [reference.value for name in names for reference in recipe.references[name] if reference.form != "stage"]
-    told = f"is made from {', '.join(sorted(set(outside)))}: read its licence, and add `license`, under which this may be passed on"
-    return [Problem(recipe.document.place(("publish",)), "publish", told)] if outside else []
-
-
-def _with_ancestors(recipe: Recipe, names: Sequence[str]) -> list[str]:
-    """Stages and all that they are made from, in the recipe's order."""
-    found = set(names)
-    for name in reversed(recipe.stages):
-        if name in found:
-            found |= {reference.value for reference in recipe.references[name] if reference.form == "stage"}
-    return [name for name in recipe.stages if name in found]
-
-
-def secret_problems(recipe: Recipe) -> list[Problem]:
-    """Settings of stages that look like secrets. The message does not hold them."""
-    told = "looks like {}, and `track` shows every setting: leave it out, and hand it on in the environment"
-    found = [
-        recipe.problem(name, field.path, told.format(looks[0].what))
-        for name, config in recipe.stages.items()
-        for field in fields(config)
-        if isinstance(field.value, str) and (looks := findings(field.value))
-    ]
-    return [replace(problem, where=redact(problem.where)) for problem in found]  # the place of an override is its text
-
-
-def _findings(plan: Plan, source: Source, wants: str | None) -> list[Finding]:
-    """What a source's rows are; nothing for data that a stage has yet to make, and of what it has made only what is wrong."""
-    made = source.stage is not None and source.stage in plan.recipe.stages
-    if made and plan.step(str(source.stage)).manifest is None:
-        return []
+def _seen(recipe: Recipe, plan: Plan | None, source: Source, wants: str | None) -> Seen:
+    """A source's rows and their extent; nothing for data that a stage has yet to make, and of what it has made only what is wrong."""
+    made = source.stage is not None and Reference("", source.stage, ()).form == "stage"
+    unseen: Seen = ([], Extent(is_complete=False))
+    if made and (plan is None or source.stage not in recipe.stages or plan.step(str(source.stage)).manifest is None):
+        return unseen
     try:
-        files = resolve(source, plan.recipe.root, source_folder(plan, source.stage))
-    except DataError as error:
-        return [Finding(True, str(error))]
-    source = located(source, plan.recipe.root)
+        files = resolve(
+            source, recipe.root, source_folder(plan, source.stage) if plan else recipe.root / source.stage if source.stage else None
+        )
+    except DataError as error:  # of what lies outside of the run, it has been told already that it is not there
+        return ([Finding(True, str(error))], unseen[1]) if made else unseen
+    source = located(source, recipe.root)
     if made:  # our own rows are well formed; a few of them show whether they are the right ones
-        few = source.model_copy(update={"limit": FEW})
-        return [finding for finding in check_sources([few], [files], RECORDS[wants]) if finding.problem]
-    return check_sources([source], [files], RECORDS[wants])
+        findings, extent = check_source(source.model_copy(update={"limit": FEW}), files, RECORDS[wants])
+        extent.is_complete = False
+        return [finding for finding in findings if finding.problem], extent
+    return check_source(source, files, RECORDS[wants])

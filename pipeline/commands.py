@@ -16,14 +16,14 @@ def plan(arguments: list[str]) -> int:
     """Show what `run` would do, and why."""
     parser = Parser("plan", "Show what `run` would do for each stage, and why. Starts nothing.").recipe("recipe (YAML), or a run's folder")
     options = parser.selection().json().read(arguments)
-    from pipeline.plan import Selection, make_plan
+    from pipeline.checks import few_steps, look
+    from pipeline.plan import Selection
     from pipeline.show import plan_json, plan_text
-    from pipeline.target import open_target
 
-    recipe, run = open_target(options.recipe, options.overrides, options.runs)
     selection = Selection(options.start, options.until, options.only, tuple(options.redo))
-    made = make_plan(recipe, run, selection)
-    print(json.dumps(plan_json(made), indent=1) if options.json else plan_text(made))
+    made = look(options.recipe, options.overrides, options.runs, selection).whole()
+    notes = few_steps(made.recipe)
+    print(json.dumps(plan_json(made) | {"notes": notes}, indent=1) if options.json else "\n".join([plan_text(made), *notes]))
     return DONE
 
 
@@ -31,14 +31,12 @@ def check(arguments: list[str]) -> int:
     """Find everything that is wrong with a recipe and its data, before anything starts."""
     parser = Parser("check", "Find everything that is wrong with a recipe and its data. Starts nothing; exit code 2 if something is wrong.")
     options = parser.recipe("recipe (YAML), or a run's folder").json().read(arguments)
-    from pipeline.checks import WARNING, check_all
-    from pipeline.plan import make_plan
-    from pipeline.target import open_target
+    from pipeline.checks import WARNING, look
+    from pipeline.checks import check as checked
 
     try:
-        recipe, run = open_target(options.recipe, options.overrides, options.runs)
-        plan = make_plan(recipe, run)
-        notes = check_all(plan, plan.steps)
+        looked = look(options.recipe, options.overrides, options.runs)
+        notes, recipe = checked(looked), looked.recipe
     except RecipeError as error:
         if not options.json:
             raise

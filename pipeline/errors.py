@@ -34,8 +34,14 @@ class RecipeError(PipelineError):
     """All that is wrong with a recipe, at once."""
 
     def __init__(self, problems: Sequence[Problem] | str) -> None:
-        self.problems = [Problem("", "", problems)] if isinstance(problems, str) else list(problems)
+        """Each problem once, in the order of the file."""
+        self.problems = [Problem("", "", problems)] if isinstance(problems, str) else sorted(dict.fromkeys(problems), key=_by_line)
         super().__init__("\n".join(map(str, self.problems)))
+
+
+def _by_line(problem: Problem) -> tuple[str, int]:
+    file, _, line = problem.where.rpartition(":")
+    return (file, int(line)) if line.isdecimal() else (problem.where, 0)
 
 
 class HeldError(PipelineError):

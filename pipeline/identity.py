@@ -23,7 +23,7 @@ from data.errors import DataError
 from pipeline.artifacts import folder_digest, inspect
 from pipeline.errors import Problem, RecipeError, suggestion
 from pipeline.recipe import Recipe
-from pipeline.references import HUB, Field, Reference, children, is_context
+from pipeline.references import HUB, Field, Reference, children, is_context, references
 from stages.core.files import digest as file_digest
 
 CODE = re.compile(r"([^:\n]+\.py):([A-Za-z_]\w*)\Z")
@@ -80,6 +80,16 @@ def identities(recipe: Recipe, pins: Mapping[str, str] | None = None) -> dict[st
     if problems:
         raise RecipeError(problems)
     return known
+
+
+def missing(recipe: Recipe) -> list[Problem]:
+    """Data, folders and code that a recipe names and that are not there, though some of its settings may be wrong."""
+    problems: list[Problem] = []
+    made = (reference.value for config in recipe.stages.values() for reference in references(config) if reference.form == "stage")
+    unknown = dict.fromkeys(made, Identity({}))
+    for name in recipe.stages:
+        _Reader(recipe, name, unknown, {}, problems).identity()
+    return problems
 
 
 class _Reader:

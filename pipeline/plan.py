@@ -2,11 +2,9 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
-from pipeline.artifacts import MANIFEST, inspect
-from pipeline.errors import LaterFormatError, Problem, RecipeError, StoreError, suggestion
+from pipeline.errors import LaterFormatError, RecipeError, StoreError, suggestion
 from pipeline.identity import Identity, identities
 from pipeline.lock import works_on
 from pipeline.reasons import differences, missed_gates
@@ -223,32 +221,3 @@ def _renewed(recipe: Recipe, name: str, made_from: Mapping[str, Any], steps: Map
         if above.manifest is not None and used.get("digest") not in (None, above.manifest.get("digest")):
             return f"{reference.value} was done again, with another result"
     return None
-
-
-def tokenizer_problems(plan: Plan) -> list[Problem]:
-    """Stages that take artifacts whose tokenizers or chat templates differ, as far as the artifacts are there."""
-    found = []
-    for step in plan.steps:
-        for what in ("tokenizer_digest", "template_digest"):
-            digests: dict[str, str] = {}
-            for reference in plan.recipe.references[step.name]:
-                if reference.field == "tokenizer":  # it may extend the model's own, which the stage compares token by token
-                    continue
-                folder = _folder(plan, reference.value) if reference.form != "hub" else None
-                artifact = inspect(folder) if folder else None
-                digest = getattr(artifact, what, None)
-                if digest:
-                    digests.setdefault(digest, reference.value)
-            if len(digests) > 1:
-                noun = "tokenizers" if what == "tokenizer_digest" else "chat templates"
-                complaint = f"{' and '.join(digests.values())} have different {noun}; train them on one, or take another model"
-                found.append(plan.recipe.problem(step.name, "", complaint))
-    return found
-
-
-def _folder(plan: Plan, value: str) -> Path | None:
-    """Where an artifact lies, if it is there already."""
-    if value in plan.recipe.stages:
-        step = plan.step(value)
-        return step.folder.artifact if (step.folder.path / MANIFEST).exists() else None
-    return plan.recipe.root / value

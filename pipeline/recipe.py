@@ -53,7 +53,7 @@ class Head(Spec):
 
 @dataclass(frozen=True)
 class Recipe:
-    """A recipe without a mistake that can be seen in the file alone."""
+    """A recipe, as `load` gives it without a mistake that can be seen in the file alone."""
 
     name: str
     seed: int
@@ -84,6 +84,17 @@ class Recipe:
 
 def load(file: Path, given: Sequence[str] = (), *, root: Path | None = None) -> Recipe:
     """Reads and checks a recipe. Raises RecipeError with everything that is wrong."""
+    recipe, problems = read(file, given, root=root)
+    if problems:
+        raise RecipeError(problems)
+    return recipe
+
+
+def read(file: Path, given: Sequence[str] = (), *, root: Path | None = None) -> tuple[Recipe, list[Problem]]:
+    """A recipe as far as it is right, and everything that is wrong with it. Stages with a mistake, and references to them, are left out.
+
+    Raises RecipeError if the file holds no recipe at all.
+    """
     text, document = read_recipe(file, str(file))
     if not isinstance(document.value, dict):
         raise RecipeError(f"{file}: wanted a mapping with `name` and `stages`, found {shown(document.value)}")
@@ -93,30 +104,35 @@ def load(file: Path, given: Sequence[str] = (), *, root: Path | None = None) -> 
     models = _models(document, problems)
     stages = _stages(models, document, problems)
     problems += reference_problems(models, document) + _published(head, models, document)
-    if problems or head is None:
-        raise RecipeError(sorted(dict.fromkeys(problems), key=_by_line))
+    head = head or Head.model_construct(name="", stages={})
     root = (root or file.parent).resolve()
-    if problems := hardware_problems(head.hardware, stages, document, root):
-        raise RecipeError(sorted(problems, key=_by_line))
+    problems += hardware_problems(head.hardware, stages, document, root)
     recipe = Recipe(
         name=head.name,
         seed=head.seed,
-        hardware=placed(head.hardware, root),
+        hardware=head.hardware if problems else placed(head.hardware, root),
         checkpoints=head.checkpoints,
         track=head.track,
         divergence=head.divergence,
         publish=head.publish,
         stages=stages,
-        references={name: list(references(config)) for name, config in stages.items()},
+        references=_taken(stages),
         file=file,
         root=root,
         text=text,
         overrides=tuple(given),
         document=document,
     )
-    if problems := adapter_problems(recipe):
-        raise RecipeError(sorted(problems, key=_by_line))
-    return recipe
+    return recipe, problems or adapter_problems(recipe)
+
+
+def _taken(stages: dict[str, StageConfig]) -> dict[str, list[Reference]]:
+    """What each stage takes, less what does not stand above it, which is a problem that has been told."""
+    names = list(stages)
+    return {
+        name: [one for one in references(config) if one.form != "stage" or one.value in names[: names.index(name)]]
+        for name, config in stages.items()
+    }
 
 
 def _head(document: Document, problems: list[Problem]) -> Head | None:
@@ -174,8 +190,3 @@ def _published(head: Head | None, models: dict[str, type[StageConfig] | None], d
             message = f"'{name}' makes a {model.makes}; only {', '.join(PUBLISHABLE)} can be published"
             found.append(Problem(document.place(path), dotted(path), message))
     return found
-
-
-def _by_line(problem: Problem) -> tuple[str, int]:
-    file, _, line = problem.where.rpartition(":")
-    return (file, int(line)) if line.isdecimal() else (problem.where, 0)

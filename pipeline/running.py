@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 
-from pipeline.checks import check_all
+from pipeline.checks import WARNING, check_all, look
 from pipeline.errors import Problem, RecipeError, StoreError
 from pipeline.identity import identities
 from pipeline.launch import WORKER, cuda_devices
@@ -20,16 +20,15 @@ from pipeline.publishing import Publishing
 from pipeline.recipe import Recipe
 from pipeline.show import plan_json, plan_text, summary
 from pipeline.store import Run
-from pipeline.target import open_target
 from stages.contract import DONE, FAILED
 from stages.core.files import is_refused_by_disk, room
 
 
 def run_recipe(options: argparse.Namespace, arguments: Sequence[str], worker: Sequence[str] | None = None) -> int:
     """Plans, and unless nothing is to be done, locks the run, checks the data and carries the plan out."""
-    recipe, run = open_target(options.recipe, options.overrides, options.runs)
     selection = Selection(options.start, options.until, options.only, tuple(options.redo))
-    plan = make_plan(recipe, run, selection)
+    plan = look(options.recipe, options.overrides, options.runs, selection).whole()
+    recipe, run = plan.recipe, plan.run
     if options.slurm:
         return _submit(options, recipe, run, plan, arguments)
     if options.dry_run:
@@ -43,7 +42,7 @@ def run_recipe(options: argparse.Namespace, arguments: Sequence[str], worker: Se
         pins = settle(recipe, run)
         known = identities(recipe, pins)
         plan = make_plan(recipe, run, selection, known)
-        check_all(plan, [step for step in plan.steps if step.works])
+        _checked(plan)
         run.record_recipe(recipe.text, recipe.overrides, recipe.file)
         from pipeline.execute import Execution
         from pipeline.process import Stop
@@ -74,6 +73,12 @@ def _writable(run: Run, again: str) -> Iterator[None]:
         ) from error
 
 
+def _checked(plan: Plan) -> None:
+    """Reads the data of all stages that are to work, and says what looks wrong with them. Raises RecipeError if something is wrong."""
+    notes = check_all(plan, [step.name for step in plan.steps if step.works])
+    print(*(f"{note}\n" for note in notes if note.startswith(WARNING)), sep="", end="", file=sys.stderr)
+
+
 def _submit(options: argparse.Namespace, recipe: Recipe, run: Run, plan: Plan, arguments: Sequence[str]) -> int:
     """The run as a job of Slurm: shown, or checked and handed in."""
     from pipeline.slurm import command_of, job_script, submit
@@ -84,7 +89,7 @@ def _submit(options: argparse.Namespace, recipe: Recipe, run: Run, plan: Plan, a
     if options.dry_run:
         print(text, end="")
         return DONE
-    check_all(plan, [step for step in plan.steps if step.works])
+    _checked(plan)
     print(f"{submit(text, run.path.resolve())}\nnext: pipeline status {options.recipe}")
     return DONE
 

@@ -3,26 +3,35 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from pipeline.errors import RecipeError
-from pipeline.recipe import Recipe, load
+from pipeline.errors import Problem, RecipeError
+from pipeline.recipe import Recipe, read
 from pipeline.store import Run, read_json
 
 
 def open_target(name: str, overrides: Sequence[str], runs: str) -> tuple[Recipe, Run]:
-    """Recipe and run. A run's folder stands for the recipe and overrides that it was last started with."""
+    """Recipe and run. Raises RecipeError with all that is wrong in the recipe."""
+    recipe, run, problems = read_target(name, overrides, runs)
+    if problems:
+        raise RecipeError(problems)
+    return recipe, run
+
+
+def read_target(name: str, overrides: Sequence[str], runs: str) -> tuple[Recipe, Run, list[Problem]]:
+    """As `open_target`, with the recipe as far as it is right. A run's folder stands for the recipe and overrides that it was last started with."""
     path = Path(name)
     if path.is_dir():
         return _of_run(path, overrides)
-    recipe = load(path, overrides)
-    return recipe, Run(Path(runs) / recipe.name)
+    recipe, problems = read(path, overrides)
+    return recipe, Run(Path(runs) / recipe.name), problems
 
 
-def _of_run(path: Path, overrides: Sequence[str]) -> tuple[Recipe, Run]:
+def _of_run(path: Path, overrides: Sequence[str]) -> tuple[Recipe, Run, list[Problem]]:
     kept = read_json(path / "overrides.json")
     if not (path / "recipe.yaml").is_file() or not isinstance(kept, dict):
         raise RecipeError(f"{path} is not a run's folder (it holds no recipe.yaml); name a recipe or a folder below runs/")
     root = (path.resolve() / kept["recipe"]).parent
-    return load(path / "recipe.yaml", [*kept["overrides"], *overrides], root=root), Run(path)
+    recipe, problems = read(path / "recipe.yaml", [*kept["overrides"], *overrides], root=root)
+    return recipe, Run(path), problems
 
 
 def run_folder(name: str, runs: str) -> Path:

@@ -61,6 +61,8 @@ class StageConfig(Spec):
     """Kind of the artifact that the stage leaves."""
     is_shared: ClassVar[bool] = False
     """Whether the recipe's processes share the stage's work; one process does all of any other stage."""
+    refuses_long: ClassVar[bool] = False
+    """Whether a single record that does not fit ends the stage, and is not left out and counted."""
     require: Annotated[dict[str, Bound | float], Context()] = {}
     """Gate: metrics of this stage that later stages need, as a minimum or `{min, max}`; the chain stops where one is missed."""
 
@@ -70,6 +72,25 @@ class StageConfig(Spec):
 
     def too_long(self, contexts: Mapping[str, int | None]) -> tuple[str, str] | None:
         """A field that asks for more tokens than the models of `contexts` take, and what is wrong with it."""
+        longest, context = getattr(self, "max_tokens", None), contexts.get("model")
+        if longest is None or context is None or longest <= context:
+            return None
+        return "max_tokens", f"found {longest}, wanted at most the context of the model, {context} tokens; lower it, or leave it out"
+
+    def room(self, field: str, contexts: Mapping[str, int | None]) -> int | None:
+        """Most tokens that a record of a data field may have; None where there is no limit, or none that can be told."""
+        return None
+
+    def divided(self) -> str | None:
+        """Field of the data of which a share is held out; None if nothing is."""
+        divides = "held_out" in type(self).model_fields and not getattr(self, "validation", ())
+        return "data" if divides else None
+
+    def few_steps(self, records: float, characters: float, contexts: Mapping[str, int | None]) -> tuple[str, str] | None:
+        """A field that leaves so few optimizer steps that hardly anything is learned, and what is wrong with it.
+
+        `records` and `characters` are those of the training data; infinite where they are not known.
+        """
         return None
 
     def impossible(self, hardware: Hardware) -> tuple[str, str] | None:
@@ -126,11 +147,13 @@ class Llama(Spec):
     @model_validator(mode="after")
     def _divides(self) -> Self:
         if self.hidden_size % self.heads:
-            raise ValueError(f"hidden_size {self.hidden_size} is not a multiple of heads {self.heads}")
+            raise ValueError(f"{self.named('hidden_size')} is not a multiple of {self.named('heads')}; change one of them")
         if self.hidden_size // self.heads % 2:
-            raise ValueError(f"hidden_size/heads = {self.hidden_size // self.heads} must be even for rotary positions")
+            raise ValueError(
+                f"{self.named('hidden_size')} over {self.named('heads')} is {self.hidden_size // self.heads}, and must be even for rotary positions"
+            )
         if self.heads % (self.kv_heads or self.heads):
-            raise ValueError(f"heads {self.heads} is not a multiple of kv_heads {self.kv_heads}")
+            raise ValueError(f"{self.named('heads')} is not a multiple of kv_heads {self.kv_heads}; change one of them")
         return self
 
 
@@ -144,13 +167,19 @@ class Sampling(Spec):
 
     def too_long(self, contexts: Mapping[str, int | None]) -> tuple[str, str] | None:
         """As in a stage's settings, for the field `sampling`."""
-        known = [context for context in contexts.values() if context is not None]
-        if not known or self.max_new_tokens < min(known):
+        room = self.room(contexts)
+        if room is None or room > 0:
             return None
+        context = room + self.max_new_tokens
         return (
             "sampling.max_new_tokens",
-            f"found {self.max_new_tokens}, which leaves no room for a prompt in a context of {min(known)} tokens",
+            f"found {self.stated('max_new_tokens')}, which leaves no room for a prompt in a context of {context} tokens; set it lower",
         )
+
+    def room(self, contexts: Mapping[str, int | None]) -> int | None:
+        """Tokens that the shortest of these contexts leaves for a prompt; None if none of them can be told."""
+        known = [context for context in contexts.values() if context is not None]
+        return min(known) - self.max_new_tokens if known else None
 
 
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
@@ -239,6 +268,21 @@ class Rewarded(StageConfig):
         for host in sorted(hosts - set(self.remote_hosts)):
             raise ValueError(f"answers would be sent to {host}, which `remote_hosts` does not name; add it there if that is meant")
         return self
+
+
+FEW_STEPS = 10
+"""Optimizer steps below which a stage hardly learns anything, and its learning-rate schedule has no shape."""
+CHARACTERS_PER_TOKEN = 4
+"""About as in English text, for what is reckoned without a tokenizer."""
+
+
+def steps_told(steps: float, of: str, remedy: str, *, about: bool = False) -> str | None:
+    """That a stage takes few steps; None if it takes enough. `of` says from what they follow."""
+    if steps >= FEW_STEPS:
+        return None
+    whole = max(1, round(steps))
+    count = f"{'about ' if about else ''}{whole} optimizer step{'' if whole == 1 else 's'} in all"
+    return f"{count} from {of}: in fewer than {FEW_STEPS} hardly anything is learned; {remedy}"
 
 
 Sources = Annotated[tuple[Source, ...], Field(min_length=1)]

@@ -24,6 +24,7 @@ class Evaluate(Rewarded):
 
     version: ClassVar[int] = 2
     makes: ClassVar[str] = "report"
+    refuses_long: ClassVar[bool] = True
     kind: Literal["evaluate"] = "evaluate"
     models: Annotated[tuple[ModelRef, ...], Field(min_length=1)]
     """The family, oldest first."""
@@ -46,7 +47,15 @@ class Evaluate(Rewarded):
     """Prompts per task at most."""
 
     def too_long(self, contexts: Mapping[str, int | None]) -> tuple[str, str] | None:
-        return self.sampling.too_long(contexts if self.tasks else {})
+        return self.sampling.too_long(self._answering(contexts) if self.tasks else {})
+
+    def room(self, field: str, contexts: Mapping[str, int | None]) -> int | None:
+        return self.sampling.room(self._answering(contexts)) if field.startswith("tasks.") else None
+
+    @staticmethod
+    def _answering(contexts: Mapping[str, int | None]) -> dict[str, int | None]:
+        """Contexts of the models that answer."""
+        return {name: context for name, context in contexts.items() if name == "baseline" or name.startswith("models.")}
 
     @model_validator(mode="after")
     def _something_to_measure(self) -> Self:

@@ -143,7 +143,13 @@ class PPO(Rewarded):
         return replace(found, critic=carried.get(field or "", Carried())) if found else None
 
     def too_long(self, contexts: Mapping[str, int | None]) -> tuple[str, str] | None:
-        return self.sampling.too_long({name: context for name, context in contexts.items() if name == "model"})
+        return self.sampling.too_long({"model": contexts.get("model")})
+
+    def room(self, field: str, contexts: Mapping[str, int | None]) -> int | None:
+        return self.sampling.room({"model": contexts.get("model")}) if field in ("prompts", "validation") else None
+
+    def divided(self) -> str | None:
+        return None if self.validation else "prompts"
 
     def impossible(self, hardware: Hardware) -> tuple[str, str] | None:
         if self.players == "separate" or hardware.zero in (0, "auto"):
@@ -162,11 +168,15 @@ class PPO(Rewarded):
     @model_validator(mode="after")
     def _shapes(self) -> Self:
         if self.batch % self.minibatches:
-            raise ValueError(f"batch {self.batch} is not a multiple of minibatches {self.minibatches}")
+            raise ValueError(f"{self.named('batch')} is not a multiple of {self.named('minibatches')}; change one of them")
         if self.critic_warmup >= self.steps:
-            raise ValueError(f"critic_warmup {self.critic_warmup} leaves no step of {self.steps} for the policy")
+            raise ValueError(
+                f"{self.named('critic_warmup')} leaves none of {self.named('steps')} for the policy; lower critic_warmup or raise steps"
+            )
         if self.overlong is not None and self.overlong > self.sampling.max_new_tokens:
-            raise ValueError(f"overlong {self.overlong} is more than sampling.max_new_tokens {self.sampling.max_new_tokens}")
+            raise ValueError(
+                f"overlong {self.overlong} is more than sampling.{self.sampling.named('max_new_tokens')}; lower it, or raise that"
+            )
         if self.refresh_reference is not None and self.adapter is not None:
             raise ValueError(
                 "refresh_reference needs a reference of its own, and with an adapter it is the model without it; leave out one of them"

@@ -7,7 +7,17 @@ from pydantic import Field, model_validator
 
 from data.config import Context, Source, Wants
 from stages.adapters.config import Adapter
-from stages.core.config import Llama, ModelRef, Optimizer, Sources, StageConfig, Temperature, TokenizerRef, check_new_tokens_learn
+from stages.core.config import (
+    Llama,
+    ModelRef,
+    Optimizer,
+    Sources,
+    StageConfig,
+    Temperature,
+    TokenizerRef,
+    check_new_tokens_learn,
+    steps_told,
+)
 
 
 class PretrainOptimizer(Optimizer):
@@ -45,6 +55,12 @@ class Pretrain(StageConfig):
 
     def context_left(self, contexts: Mapping[str, int | None]) -> int | None:
         return self.model.context if isinstance(self.model, Llama) else super().context_left(contexts)
+
+    def few_steps(self, records: float, characters: float, contexts: Mapping[str, int | None]) -> tuple[str, str] | None:
+        context = self.context_left(contexts) or self.batch_tokens
+        steps = self.tokens // context // max(1, self.batch_tokens // context)
+        told = steps_told(steps, f"{self.named('tokens')} and {self.named('batch_tokens')}", "raise tokens or lower batch_tokens")
+        return ("tokens", told) if told else None
 
     @model_validator(mode="after")
     def _tokenizer_fits(self) -> Self:

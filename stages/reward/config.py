@@ -1,12 +1,13 @@
 """Settings of the reward-model stage. Torch-free."""
 
+from collections.abc import Mapping
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
 from data.config import Source, Wants
 from stages.adapters.config import Adapter
-from stages.core.config import ModelRef, Optimizer, Sources, StageConfig
+from stages.core.config import ModelRef, Optimizer, Sources, StageConfig, steps_told
 
 
 class RewardOptimizer(Optimizer):
@@ -45,3 +46,12 @@ class Reward(StageConfig):
     optimizer: RewardOptimizer = RewardOptimizer()
     adapter: Adapter | None = None
     """Train an adapter and the score head instead of all weights."""
+
+    def room(self, field: str, contexts: Mapping[str, int | None]) -> int | None:
+        return self.max_tokens or contexts.get("model")
+
+    def few_steps(self, records: float, characters: float, contexts: Mapping[str, int | None]) -> tuple[str, str] | None:
+        steps = self.epochs * records / self.batch_pairs
+        of = f"{records:,.0f} pairs to learn from, {self.named('epochs')} and {self.named('batch_pairs')}"
+        told = steps_told(steps, of, "lower batch_pairs or raise epochs")
+        return ("batch_pairs", told) if told else None

@@ -31,10 +31,13 @@ class Sample(Rewarded):
     sampling: Sampling = Sampling()
 
     def too_long(self, contexts: Mapping[str, int | None]) -> tuple[str, str] | None:
-        return self.sampling.too_long({name: context for name, context in contexts.items() if name == "model"})
+        return self.sampling.too_long({"model": contexts.get("model")})
+
+    def room(self, field: str, contexts: Mapping[str, int | None]) -> int | None:
+        return self.sampling.room({"model": contexts.get("model")}) if field in ("prompts", "validation") else None
 
     @model_validator(mode="after")
     def _no_more_than_drawn(self) -> Self:
         if self.keep > self.samples:
-            raise ValueError(f"keep {self.keep} is more than samples {self.samples}")
+            raise ValueError(f"keep {self.keep} is more than {self.named('samples')}")
         return self

@@ -1,12 +1,23 @@
 """Settings of the SFT stage. Torch-free."""
 
+from collections.abc import Mapping
 from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
 from data.config import Context, Source, Wants
 from stages.adapters.config import Adapter
-from stages.core.config import ModelRef, Optimizer, Sources, StageConfig, Temperature, TokenizerRef, check_new_tokens_learn
+from stages.core.config import (
+    CHARACTERS_PER_TOKEN,
+    ModelRef,
+    Optimizer,
+    Sources,
+    StageConfig,
+    Temperature,
+    TokenizerRef,
+    check_new_tokens_learn,
+    steps_told,
+)
 
 
 class SFTOptimizer(Optimizer):
@@ -44,6 +55,16 @@ class SFT(StageConfig):
     """Train an adapter instead of all weights."""
     samples: Annotated[int, Context()] = Field(4, ge=0)
     """Held-out chats whose last answer the model gives, always the same, at the start and after each quarter of the way: in `samples.jsonl` and for trackers."""
+
+    def room(self, field: str, contexts: Mapping[str, int | None]) -> int | None:
+        return self.max_tokens or contexts.get("model")
+
+    def few_steps(self, records: float, characters: float, contexts: Mapping[str, int | None]) -> tuple[str, str] | None:
+        tokens, row = characters * self.epochs / CHARACTERS_PER_TOKEN, self.room("data", contexts) or self.batch_tokens
+        steps = tokens / row / max(1, self.batch_tokens // row)
+        of = f"{records:,.0f} chats of {characters:,.0f} characters, {self.named('epochs')} and {self.named('batch_tokens')}"
+        told = steps_told(steps, of, "lower batch_tokens or raise epochs", about=True)
+        return ("batch_tokens", told) if told else None
 
     @model_validator(mode="after")
     def _new_tokens_learn(self) -> Self:

@@ -8,12 +8,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from data.checking import check_source
 from data.code import load_function
 from data.config import Source
 from data.errors import DataError
 from data.formats import Chat, Text
 from data.reading import Stream
-from data.records import check_sources, read_records
+from data.records import read_records
 from tests.data.chats import turns
 
 CODE = """
@@ -74,7 +75,7 @@ def test_a_function_that_fails_is_told_with_its_row(name: str, message: str, tmp
     source = Source(path="a", format=f"{code}:{name}")
     with pytest.raises(DataError, match=message):
         read_records([source], [[path]], Chat)
-    assert any(finding.problem for finding in check_sources([source], [[path]], Chat))
+    assert any(finding.problem for finding in check_source(source, [path], Chat)[0])
 
 
 def test_a_file_that_cannot_be_run_is_told(tmp_path: Path) -> None:
@@ -87,7 +88,7 @@ def test_ids_that_come_twice_are_told_and_no_ids_are_no_fault(tmp_path: Path) ->
     path = write(tmp_path / "a.jsonl", *({"text": f"t{n}", "id": n % 3} for n in range(5)), {"text": "x", "id": ""}, {"text": "y"})
     notes = read_records([Source(path="a")], [[path]], Text).warnings
     assert notes == ["a: 2 of 7 rows repeat the id of an earlier one (0 in row 4, 1 in row 5)"]
-    assert any("repeat the id" in finding.text and finding.warning for finding in check_sources([Source(path="a")], [[path]], Text))
+    assert any("repeat the id" in finding.text and finding.warning for finding in check_source(Source(path="a"), [path], Text)[0])
 
 
 def test_half_a_character_is_a_fault_and_a_whole_pair_is_not(tmp_path: Path) -> None:

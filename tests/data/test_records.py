@@ -8,10 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from data.checking import CHECKED_ROWS, Finding, check_source
 from data.config import Source
 from data.errors import DataError
 from data.formats import Chat, Preference, Prompt, Text
-from data.records import CHECKED_ROWS, Finding, check_sources, content_key, plain, read_records, shared, split
+from data.records import content_key, plain, read_records, shared, split
 from tests.data.chats import turns
 
 
@@ -188,7 +189,7 @@ def test_a_check_tells_all_problems_without_raising(tmp_path: Path) -> None:
         write(tmp_path / "empty.jsonl"),
     )
     sources = [Source(path="good.jsonl"), Source(path="bad.jsonl"), Source(path="empty.jsonl"), Source(path="hub:o/n")]
-    findings = check_sources(sources, [[good], [bad], [empty], []], Chat)
+    findings = [found for one in zip(sources, [[good], [bad], [empty], []], strict=True) for found in check_source(*one, Chat)[0]]
     assert [finding.problem for finding in findings] == [False, True, True, True, True, False]
     assert findings[0] == Finding(False, "good.jsonl: 1 records; read as messages (turns with 'role' and 'content')")
     assert "the file is empty" in findings[4].text
@@ -197,18 +198,18 @@ def test_a_check_tells_all_problems_without_raising(tmp_path: Path) -> None:
 
 def test_a_check_of_skipped_rows_counts_them(tmp_path: Path) -> None:
     path = write(tmp_path / "a.jsonl", *BAD)
-    findings = check_sources([Source(path="a", on_bad_rows="skip")], [[path]], Chat)
+    findings, _ = check_source(Source(path="a", on_bad_rows="skip"), [path], Chat)
     assert not any(finding.problem for finding in findings)
     assert sum("left out" in finding.text for finding in findings) == 3
 
 
 def test_a_source_without_one_usable_row_is_a_problem_even_if_bad_rows_are_skipped(tmp_path: Path) -> None:
     path = write(tmp_path / "a.jsonl", {"foo": 1})
-    assert check_sources([Source(path="a", on_bad_rows="skip")], [[path]], Chat) == [Finding(True, "a: no usable row")]
+    assert check_source(Source(path="a", on_bad_rows="skip"), [path], Chat)[0] == [Finding(True, "a: no usable row")]
 
 
 def test_large_files_are_checked_at_their_beginning_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write(tmp_path / "a.jsonl", *texts(CHECKED_ROWS), "broken")
-    assert check_sources([Source(path="a")], [[path]], Text)[0].problem
-    monkeypatch.setattr("data.records.CHECKED_BYTES", 10)
-    assert check_sources([Source(path="a")], [[path]], Text) == [Finding(False, "a: 1,000 records; read as text (a column of text)")]
+    assert check_source(Source(path="a"), [path], Text)[0][0].problem
+    monkeypatch.setattr("data.checking.CHECKED_BYTES", 10)
+    assert check_source(Source(path="a"), [path], Text)[0] == [Finding(False, "a: 1,000 records; read as text (a column of text)")]

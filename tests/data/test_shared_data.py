@@ -6,9 +6,10 @@ from pathlib import Path
 import pytest
 
 from data.chat import render_all
+from data.checking import check_source
 from data.config import Source
 from data.formats import Chat, Preference, Prompt, Record, Text
-from data.records import check_sources, read_records
+from data.records import read_records
 from data.sources import resolve
 from data.tokens import encode_texts
 from tests.data.chats import tokenizer
@@ -43,7 +44,7 @@ def test_every_row_of_a_real_file_is_read(path: str, want: type[Record], count: 
     records = load(path, want)
     assert len(records) == count
     assert {type(record) for record in records} == {want}
-    assert not any(finding.problem for finding in check_sources([Source(path=path)], [resolve(Source(path=path), SHARED)], want))
+    assert not any(finding.problem for finding in check_source(Source(path=path), resolve(Source(path=path), SHARED), want)[0])
 
 
 def test_all_files_there_are_counted_here() -> None:

@@ -32,10 +32,16 @@ stages:
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     chat = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
-    for name, row in (("text", {"text": "a"}), ("chats", {"messages": chat}), ("prompts", {"prompt": "a", "reference": "b"})):
-        (tmp_path / f"{name}.jsonl").write_text(json.dumps(row) + "\n")
+    other = [{"role": "user", "content": "c"}, chat[1]]
+    write("text", {"text": "a"}, {"text": "b"})
+    write("chats", {"messages": chat}, {"messages": other})
+    write("prompts", {"prompt": "a", "reference": "b"}, {"prompt": "b", "reference": "a"})
     (tmp_path / "lengths.yaml").write_text(RECIPE)
     return tmp_path
+
+
+def write(name: str, *rows: object) -> None:
+    Path(f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
 def complaint(capsys: pytest.CaptureFixture[str], *overrides: str) -> str:
@@ -109,7 +115,7 @@ def test_a_tracker_that_is_not_installed_is_told_before_anything_starts(
 ) -> None:
     from importlib.util import find_spec
 
-    monkeypatch.setattr("pipeline.checks.find_spec", lambda name: None if name == "wandb" else find_spec(name))
+    monkeypatch.setattr("pipeline.outward.find_spec", lambda name: None if name == "wandb" else find_spec(name))
     lengths = ["stages.policy.sampling.max_new_tokens=8", "stages.exam.sampling.max_new_tokens=8"]
     assert main(["check", "lengths.yaml", *lengths, "track=[tensorboard, wandb]"]) == 2
     assert "track.1: wandb is not installed: pip install 'recipe-pipeline[wandb]'" in capsys.readouterr().err
@@ -133,3 +139,118 @@ def test_what_is_made_from_models_of_others_is_not_published_without_a_licence(f
     assert "publish: is made from ./model: read its licence, and add `license`" in complaint(capsys, *given)
     assert "licence" not in complaint(capsys, *given, "publish.license=mit")
     assert "licence" not in complaint(capsys, *given[:2], "publish={stages: [words]}")
+
+
+def turns(asked: str, answered: str) -> list[dict[str, str]]:
+    return [{"role": "user", "content": asked}, {"role": "assistant", "content": answered}]
+
+
+def told(capsys: pytest.CaptureFixture[str], *overrides: str) -> str:
+    assert main(["check", "lengths.yaml", *overrides]) == 0
+    return capsys.readouterr().out
+
+
+COMMANDS = (["check"], ["plan"], ["run"], ["run", "--dry-run"])
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("stages.policy.sampling.max_new_tokens=64", "leaves no room for a prompt in a context of 64 tokens"),
+        ("stages.chat.max_tokens=65", "stages.chat.max_tokens: found 65, wanted at most the context of the model, 64 tokens"),
+        ("stages.chat.data.0.path=chat.jsonl", "did you mean 'chats.jsonl'?"),
+        ("stages.chat.epoch=1", "did you mean 'epochs'?"),
+    ],
+)
+def test_check_plan_and_run_refuse_the_same(capsys: pytest.CaptureFixture[str], command: list[str], override: str, said: str):
+    assert main([command[0], "lengths.yaml", *command[1:], override]) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_wrong_settings_missing_data_and_bad_rows_are_told_at_once(folder: Path, capsys: pytest.CaptureFixture[str]):
+    (folder / "chats.jsonl").write_text('{"messages": [{"role": "user"\n')
+    wrong = (
+        "stages.base.tokns=3",
+        "stages.policy.prompts.0.path=prompt.jsonl",
+        "stages.exam.sampling.max_new_tokens=0",
+        "track=[tensorbord]",
+    )
+    said = complaint(capsys, *wrong)
+    assert "stages.base.tokns: unknown key; did you mean 'tokens'?" in said
+    assert "stages.policy.prompts.0.path: no data at 'prompt.jsonl' (did you mean 'prompts.jsonl'?)" in said
+    assert "stages.exam.sampling.max_new_tokens: found 0, wanted greater than 0" in said
+    assert "track.0: found 'tensorbord'" in said
+    assert "chats.jsonl, row 1: not valid JSON" in said
+    assert len(said.splitlines()) == len(set(said.splitlines())) == 5
+
+
+@pytest.mark.parametrize("field", ["words", "base", "chat", "policy"])
+def test_data_of_which_no_share_can_be_held_out_are_refused_before_anything_starts(capsys: pytest.CaptureFixture[str], field: str):
+    Path("text.txt").write_text("One document.\n")
+    write("one", {"messages": turns("Q", "A")}, {"messages": turns("q!", "A")}, {"messages": turns("q", "A")})
+    path = "text.txt" if field in ("words", "base") else "one.jsonl"
+    name = "prompts" if field == "policy" else "data"
+    said = complaint(capsys, f"stages.{field}.{name}.0.path={path}")
+    what = "1 record" if path == "text.txt" else "3 records with one and the same content"
+    assert f"stages.{field}.{name}: {what} cannot be divided into training and held-out data" in said
+    if field != "words":
+        assert complaint(capsys, f"stages.{field}.{name}.0.path={path}", f"stages.{field}.validation=[{{path: {path}}}]") == ""
+
+
+def test_two_sources_of_one_document_each_can_be_divided(capsys: pytest.CaptureFixture[str]):
+    for name in ("a", "b"):
+        Path(f"{name}.txt").write_text(f"Document {name}.\n")
+    assert complaint(capsys, "stages.base.data=[{path: a.txt}, {path: b.txt}]") == ""
+    assert "2 records with one and the same content" in complaint(capsys, "stages.base.data=[{path: a.txt}, {path: a.txt}]")
+
+
+def test_chats_that_surely_do_not_fit_are_counted(capsys: pytest.CaptureFixture[str]):
+    several = [*turns("Q", "A"), *turns("Q", "word " * 70)]
+    write("chats", {"messages": several}, {"messages": turns("Q", "word " * 70)}, {"messages": turns("Q", "A")})
+    said = "2 of 3 records have more words than the 64 tokens that there is room for: 1 are left out, the others lose turns"
+    assert f"warning: stages.chat.data: {said}" in told(capsys)
+    write("chats", *({"messages": turns(f"Q{n}", "word " * 70)} for n in range(2)))
+    assert "stages.chat.data: 2 of 2 records have more words than the 64 tokens" in (error := complaint(capsys))
+    assert "none fits even without the turns that can be dropped" in error
+    assert "32 tokens that there is room for" in complaint(capsys, "stages.chat.max_tokens=32")
+
+
+def test_pairs_and_prompts_that_surely_do_not_fit_are_counted(capsys: pytest.CaptureFixture[str]):
+    old = {"prompt": [*turns("word " * 70, "A"), {"role": "user", "content": "Q"}], "chosen": "A", "rejected": "B"}
+    write("pairs", old, {"prompt": "Q", "chosen": "A", "rejected": "word " * 70}, {"prompt": "R", "chosen": "A", "rejected": "B"})
+    Path("lengths.yaml").write_text(RECIPE + "  judge: {kind: reward, model: chat, data: [{path: pairs.jsonl}]}\n")
+    assert "stages.judge.data: 2 of 3 records have more words than the 64 tokens that there is room for: 1 are left out" in told(capsys)
+    write("prompts", {"prompt": "word " * 30}, {"prompt": "Q"})
+    room = ("stages.policy.sampling.max_new_tokens=40", "stages.exam.sampling.max_new_tokens=8")
+    assert "stages.policy.prompts: 1 of 2 records have more words than the 24 tokens that there is room for" in told(capsys, *room)
+    error = complaint(capsys, room[0], "stages.exam.sampling.max_new_tokens=40")
+    assert "stages.exam.tasks.0.prompts: 1 of 2 records" in error, "an exam leaves no prompt out"
+
+
+def test_a_stage_that_takes_hardly_a_step_is_told_by_check_and_where_settings_tell_it_by_plan(capsys: pytest.CaptureFixture[str]):
+    base = "warning: stages.base.tokens: 1 optimizer step in all from tokens 100 and batch_tokens 16384 (the default)"
+    chat = "warning: stages.chat.batch_tokens: about 1 optimizer step in all from 2 chats of 4 characters, epochs 2.0 (the default) and batch_tokens"
+    found = told(capsys)
+    assert base in found
+    assert chat in found
+    assert "raise tokens or lower batch_tokens" in found
+    assert main(["plan", "lengths.yaml"]) == 0
+    planned = capsys.readouterr().out
+    assert base in planned
+    assert "stages.chat.batch_tokens" not in planned
+    assert "stages.base.tokens" not in told(capsys, "stages.base.tokens=200_000")
+
+
+def test_pairs_that_make_few_steps_are_told(capsys: pytest.CaptureFixture[str]):
+    write("pairs", *({"prompt": f"Q{n}", "chosen": "A", "rejected": "B"} for n in range(100)))
+    Path("lengths.yaml").write_text(RECIPE + "  judge: {kind: reward, model: chat, data: [{path: pairs.jsonl}]}\n")
+    assert "1 optimizer step in all from 95 pairs to learn from, epochs 1.0 (the default) and batch_pairs 64 (the default)" in told(capsys)
+    assert "stages.judge.batch_pairs" not in told(capsys, "stages.judge.batch_pairs=4")
+
+
+def test_a_message_says_which_values_nobody_wrote(capsys: pytest.CaptureFixture[str]):
+    said = complaint(capsys, "stages.policy.steps=10")
+    assert "critic_warmup 10 (the default) leaves none of steps 10 for the policy; lower critic_warmup or raise steps" in said
+    said = complaint(capsys, "stages.exam.sampling={}")
+    assert "found 256 (the default), which leaves no room for a prompt in a context of 64 tokens; set it lower" in said

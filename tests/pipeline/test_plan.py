@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from pipeline.errors import RecipeError
-from pipeline.plan import tokenizer_problems
+from pipeline.handoffs import tokenizer_problems
 from pipeline.reasons import differences, missed_gates
 from pipeline.store import StageFolder, age, now
 from stages.contract import Artifact
