@@ -259,7 +259,10 @@ def program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], 
 
 
 def test_a_check_runs_the_verdicts_that_need_no_tokenizer(workshop: Workshop, place: Path, capsys: Output):
-    workshop.write("name: small\nstages:\n  judge: {kind: reward, model: ./model, data: [{path: pairs.jsonl}]}\n", "small.yaml")
+    workshop.write(
+        "name: small\nstages:\n  judge: {kind: reward, model: ./model, data: [{path: pairs.jsonl}], batch_pairs: 1, epochs: 2}\n",
+        "small.yaml",
+    )
     assert workshop.call("check", "small.yaml") == contract.DONE
     assert capsys.readouterr().out.endswith("small.yaml: 1 stages, nothing wrong\n")
     good, same = '{"prompt": "Q", "chosen": "A", "rejected": "B"}\n', '{"prompt": "Q", "chosen": "A", "rejected": "A"}\n'
