@@ -260,13 +260,13 @@ def program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], 
 
 def test_a_check_runs_the_verdicts_that_need_no_tokenizer(workshop: Workshop, place: Path, capsys: Output):
     workshop.write(
-        "name: small\nstages:\n  judge: {kind: reward, model: ./model, data: [{path: pairs.jsonl}], batch_pairs: 1, epochs: 2}\n",
+        "name: small\nstages:\n  judge: {kind: reward, model: ./model, data: [{path: pairs.jsonl}], batch_pairs: 1, epochs: 4}\n",
         "small.yaml",
     )
     assert workshop.call("check", "small.yaml") == contract.DONE
     assert capsys.readouterr().out.endswith("small.yaml: 1 stages, nothing wrong\n")
     good, same = '{"prompt": "Q", "chosen": "A", "rejected": "B"}\n', '{"prompt": "Q", "chosen": "A", "rejected": "A"}\n'
-    (place / "pairs.jsonl").write_text(good * 3 + same)
+    (place / "pairs.jsonl").write_text(good * 2 + good.replace("Q", "R") + same)
     assert workshop.call("check", "small.yaml") == contract.DONE
     out = capsys.readouterr().out
     assert "warning: stages.judge.data.0: pairs.jsonl: 1 of 4 pairs have identical answers and teach nothing\n" in out
