@@ -1,9 +1,10 @@
 """Several nodes: who they are, and the process that starts a stage on each of them and ends with them.
 
     python -m pipeline.nodes ssh runs/demo/chat-1a2b/attempts/1/node.sh gpu1 gpu2
+    python -m pipeline.nodes follow runs/demo gpu2
 
 Every node runs the same script with its own name as the only argument; torchrun's rendezvous gives ranks. The script, the job that it names and
-all results lie on storage that every node sees.
+all results lie on storage that every node sees. Where none may start processes on another, the others follow: each looks for scripts by itself.
 """
 
 import shlex
@@ -16,8 +17,9 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NoReturn
 
-POLL_SECONDS = 0.2
+POLL_SECONDS, FOLLOW_SECONDS = 0.2, 1.0
 LAST_WORDS = 30.0
 """Seconds that the other nodes have to say what they saw and to end, once one has failed."""
 
@@ -75,9 +77,34 @@ def outcome(nodes: Sequence[subprocess.Popen[bytes]]) -> int:
     return failed or next(filter(None, codes), 0)
 
 
+def waiting(run: Path) -> list[Path]:
+    """Scripts of attempts that have not ended."""
+    return sorted(script for script in run.glob("*-*/attempts/*/node.sh") if not (script.parent / "exit.json").exists())
+
+
+def follow(run: Path, host: str) -> NoReturn:
+    """Takes part, as `host`, in whatever several nodes are to do; until it is ended from outside."""
+    seen: set[Path] = set()
+    while True:
+        for script in waiting(run):
+            if script not in seen:
+                seen.add(script)
+                print(f"{host} takes part in {script.parent}", flush=True)
+                subprocess.run(["sh", str(script), host], stdin=subprocess.DEVNULL, check=False)
+        time.sleep(FOLLOW_SECONDS)
+
+
 def main(arguments: Sequence[str]) -> int:
-    reach, script, *hosts = arguments
-    nodes = [subprocess.Popen(reached(reach, host, script), stdin=subprocess.DEVNULL) for host in hosts]
+    reach, place, *hosts = arguments
+    if reach == "follow" and Path(place).is_dir():
+        follow(Path(place), *hosts)
+    started = [host for host in hosts if reach != "follow" or is_here(host)]
+    return lead([reached(reach, host, place) for host in started])
+
+
+def lead(commands: Sequence[Sequence[str]]) -> int:
+    """Starts every node's command and ends them all with the first that fails."""
+    nodes = [subprocess.Popen(command, stdin=subprocess.DEVNULL) for command in commands]
     try:
         code = outcome(nodes)
     finally:

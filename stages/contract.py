@@ -68,8 +68,8 @@ class Hardware(Spec):
     """Machines that share a stage's work; as many as `hosts` names, or that a job of Slurm is to ask for."""
     hosts: str | tuple[str, ...] = ()
     """Names or addresses of the nodes, the first one where they meet; or a file with one a line (`gpu1`, or `gpu1 slots=8` as MPI has it)."""
-    reach: Literal["ssh", "srun"] = "ssh"
-    """What starts a node's processes: ssh, or srun within a job of Slurm. This machine's own need neither."""
+    reach: Literal["ssh", "srun", "follow"] = "ssh"
+    """What starts the other nodes' processes: ssh; srun within a job of Slurm; or each of them itself, by `python -m pipeline.nodes follow RUN HOST`."""
     port: int = Field(29400, gt=0, lt=65536)
     """Of the first node, where the nodes meet."""
     zero: Literal[0, 1, 2, 3, "auto"] = "auto"

@@ -67,6 +67,25 @@ def test_the_first_node_that_fails_ends_the_others_and_gives_the_code(
     assert time.monotonic() - began < 30
 
 
+def test_a_node_that_follows_takes_part_in_each_attempt_that_has_not_ended(tmp_path: Path):
+    """And the first node starts nobody but itself."""
+    for attempt in ("base-1/attempts/1", "chat-2/attempts/1", "chat-2/attempts/2"):
+        (tmp_path / attempt).mkdir(parents=True)
+        (tmp_path / attempt / "node.sh").write_text(f"echo {attempt} $1 >> {tmp_path}/took\n")
+    (tmp_path / "base-1/attempts/1/exit.json").write_text("{}")
+    argv = [sys.executable, "-m", "pipeline.nodes", "follow", str(tmp_path), "gpu2"]
+    follower = subprocess.Popen(argv, cwd=Path(__file__).resolve().parents[2], stdout=subprocess.DEVNULL)
+    deadline = time.monotonic() + 30
+    while not (tmp_path / "took").exists() or len((tmp_path / "took").read_text().splitlines()) < 2:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    follower.terminate()
+    follower.wait(10)
+    assert (tmp_path / "took").read_text().splitlines() == ["chat-2/attempts/1 gpu2", "chat-2/attempts/2 gpu2"]
+    assert nodes.main(["follow", str(tmp_path / "chat-2/attempts/1/node.sh"), "127.0.0.1", "gpu2.invalid"]) == 0
+    assert (tmp_path / "took").read_text().splitlines()[-1] == "chat-2/attempts/1 127.0.0.1"
+
+
 @pytest.mark.parametrize(
     ("hosts", "overrides", "wanted"),
     [
