@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from data.secrets import redact, secret_values
+from pipeline.accelerate_config import write_accelerate_config
 from pipeline.ending import Ending, ending, last_lines
 from pipeline.errors import RecipeError, StoreError
 from pipeline.identity import Identity, identity_of
@@ -118,6 +119,8 @@ class Execution:
         if len(hardware.hosts) > 1:
             text = node_script(job.folder / "job.json", hardware, os.environ, self.worker, f"{folder.path.name}-{attempt.number}")
             (attempt.folder / "node.sh").write_text(text, encoding="utf-8")
+        if hardware.gpus and is_launched(hardware):
+            write_accelerate_config(folder.path / "accelerate.yaml", hardware)
         write_json(attempt.folder / "env.json", surroundings(hardware, argv))
         self.plan.run.event("started", stage=step.name, folder=folder.path.name, attempt=attempt.number)
         started = time.monotonic()  # a clock that is set meanwhile changes no duration

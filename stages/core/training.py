@@ -31,7 +31,7 @@ from stages.core.schedules import adamw, learning_rate_factor
 from stages.core.seeds import seed_for
 from stages.core.trackers import Trackers
 from stages.core.watchdog import watching
-from stages.core.zero import engine_config, make_whole, size_of_state, zero_stage
+from stages.core.zero import engine_config, make_whole, settle, size_of_state, zero_stage
 
 AUTO_TOKENS = {"cpu": 4_096, "cuda": 32_768}
 """Tokens of a forward pass where the recipe leaves it open. On a CPU larger passes leave the caches and are slower."""
@@ -139,6 +139,8 @@ class StageTraining(_Below):  # type: ignore[misc]
         self.loss_is_scaled_for_ga = True  # compute_loss divides by the whole step's count: Trainer must not divide again
         if zero_stage(job.hardware) and not self.is_deepspeed_enabled:
             raise StageError(f"hardware.zero is {job.hardware.zero}, and DeepSpeed is not in charge: is ACCELERATE_USE_CPU set?")
+        if zero_stage(job.hardware):
+            settle(self.accelerator.deepspeed_plugin.deepspeed_config, self.model, job.folder if writes else None)
         self.trouble = Trouble(job, first=self.is_world_process_zero())
         self.saver = Saver(
             job.folder / "checkpoints",

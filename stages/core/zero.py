@@ -5,13 +5,16 @@ are stored in fp32 under every stage and multiplied in the precision of the reci
 computes does not depend on how it is sharded.
 """
 
+import json
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
 from stages.contract import Hardware, StageError
+from stages.core.files import write_json
 
 BUCKET = 50_000_000
 """Most elements that are reduced or gathered in one message, and so the size of a communication buffer."""
@@ -28,10 +31,7 @@ def zero_stage(hardware: Hardware) -> int:
 def engine_config(
     hardware: Hardware, *, clip: float, dtype: torch.dtype, micro_batch: int = 1, accumulation: int = 1, width: int | None = None
 ) -> dict[str, Any]:
-    """What `deepspeed.initialize` is told. Vectors of about `width`, the model's hidden size, stay whole, matrices are sharded.
-
-    Left out, Trainer fills it in from the model.
-    """
+    """What `deepspeed.initialize` is told, for a model of that hidden size; Trainer, which is told before it has the model, adds it then."""
     if hardware.gpus == 0:
         _without_compiling()
     config: dict[str, Any] = {
@@ -44,16 +44,63 @@ def engine_config(
             "reduce_bucket_size": BUCKET,
             "allgather_bucket_size": BUCKET,
             "stage3_prefetch_bucket_size": BUCKET,
-            "stage3_param_persistence_threshold": "auto" if width is None else 10 * width,
         },
     }
     if dtype != torch.float32:
         config["torch_autocast"] = {"enabled": True, "dtype": str(dtype).removeprefix("torch.")}
+    own = json.loads(Path(hardware.deepspeed).read_bytes()) if hardware.deepspeed else {}
+    config = _merged(config | offloading(hardware, config["zero_optimization"]), own)
+    if width is not None:
+        keep_vectors(config["zero_optimization"], width)
     return config
 
 
-def width_of(model: Any) -> int:
-    return int(model.config.get_text_config().hidden_size)
+def offloading(hardware: Hardware, zero: dict[str, Any]) -> dict[str, Any]:
+    """What keeps optimizer state or weights outside the devices' memory. The optimizer stays torch's own AdamW, in the node's memory too: the same
+    numbers as without, and no kernel to compile. Raises StageError where DeepSpeed cannot use the disk."""
+    offload = hardware.offload
+    devices = {"offload_optimizer": offload.optimizer, "offload_param": offload.parameters}
+    if "nvme" in devices.values():
+        _check_disk()
+    parts: dict[str, dict[str, Any]] = {
+        name: {"device": device, "pin_memory": hardware.gpus != 0} for name, device in devices.items() if device
+    }
+    for part in parts.values():
+        part |= {"nvme_path": offload.folder} if part["device"] == "nvme" else {}
+    return {"zero_optimization": zero | parts} | ({"zero_force_ds_cpu_optimizer": False} if offload.optimizer else {})
+
+
+def _check_disk() -> None:
+    from deepspeed.ops.op_builder import AsyncIOBuilder
+
+    if not AsyncIOBuilder().is_compatible(verbose=False):
+        raise StageError("hardware.offload: nvme needs libaio with its headers (libaio-dev) and a compiler; use cpu instead")
+
+
+def _merged(config: dict[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
+    """The user's settings beside ours; that they do not contradict was checked with the recipe."""
+    found = dict(config)
+    for key, value in own.items():
+        both = isinstance(value, dict) and isinstance(found.get(key), dict)
+        found[key] = _merged(found[key], value) if both else value
+    return found
+
+
+def record(folder: Path, config: Mapping[str, Any], player: str = "") -> None:
+    """Leave the whole configuration of an engine beside the job, for people."""
+    write_json(folder / f"deepspeed{'-' if player else ''}{player}.json", dict(config))
+
+
+def settle(config: dict[str, Any], model: Any, folder: Path | None) -> None:
+    """What Trainer could not be told before it had the model; and the whole, beside the job, where a folder is given."""
+    keep_vectors(config["zero_optimization"], model.config.get_text_config().hidden_size)
+    if folder is not None:
+        record(folder, config)
+
+
+def keep_vectors(zero: dict[str, Any], width: int) -> None:
+    """Vectors of about the model's width stay whole under ZeRO-3, matrices are sharded; unless the user's own settings say otherwise."""
+    zero.setdefault("stage3_param_persistence_threshold", 10 * width)
 
 
 def is_sharded(module: nn.Module) -> bool:

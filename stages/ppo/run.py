@@ -25,7 +25,7 @@ from stages.core.text import text_documents
 from stages.core.trackers import Trackers
 from stages.core.vllm import VLLM, check_vllm, plain_weights
 from stages.core.watchdog import watching
-from stages.core.zero import make_whole, zero_stage
+from stages.core.zero import make_whole, record, zero_stage
 from stages.ppo.algorithm import KLController, RunningMoments
 from stages.ppo.config import PPO
 from stages.ppo.keeping import Keeping
@@ -161,6 +161,9 @@ def build_players(job: Job, config: PPO, hardware: Hardware, start: Start, token
         notes.append(f"policy and critic have a DeepSpeed engine each, ZeRO-{zero}")
     policy = player("policy", policy_module, config.policy_optimizer, (config.steps - config.critic_warmup) * updates, ranks)
     critic = player("critic", critic_module.to(device), config.critic_optimizer, config.steps * updates, ranks)
+    for one in (policy, critic) if ranks.first else ():
+        if isinstance(one, ShardedPlayer):
+            record(job.folder, one.config, one.name)
     return Players(policy, critic, reference, in_shards=zero == 3), [*notes, how]
 
 

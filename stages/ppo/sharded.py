@@ -76,6 +76,8 @@ class ShardedPlayer(Player):
         if self.stage == 2:  # it keeps sums of its own, which only a step would end
             self.optimizer.all_grad_tensors = dict.fromkeys(self.optimizer.all_grad_tensors)
             self.optimizer.averaged_gradients = {}
+        if self.config["zero_optimization"].get("offload_optimizer"):
+            self.optimizer.accumulated_grads_in_cpu = {}
 
     def weights(self) -> dict[str, Tensor]:
         """The weights that train, by name, or this process's shards of them."""

@@ -90,3 +90,17 @@ def test_zero_is_left_out_by_itself_where_players_share_weights():
     shared, separate = (PPO.model_validate({**ppo, "players": players}) for players in ("shared-trunk", "separate"))
     assert launch.resolved(Hardware(), 8, shared).zero == 0
     assert launch.resolved(Hardware(), 8, separate).zero == 2
+
+
+@pytest.mark.parametrize("hardware", [Hardware(gpus=8, zero=3), Hardware(gpus=4, nodes=2, hosts=("gpu1", "gpu2"))])
+def test_accelerate_reads_its_configuration_and_finds_nothing_to_guess(hardware: Hardware, tmp_path: Path):
+    from accelerate.commands.config.config_args import load_config_from_file
+
+    from pipeline.accelerate_config import write_accelerate_config
+
+    write_accelerate_config(tmp_path / "accelerate.yaml", launch.resolved(hardware, 8, TRAIN))
+    found = load_config_from_file(str(tmp_path / "accelerate.yaml"))
+    assert found.num_processes == 8
+    assert found.num_machines == (len(hardware.hosts) or 1)
+    assert found.main_process_ip == (hardware.hosts[0] if hardware.hosts else None)
+    assert str(found.distributed_type.value) == "MULTI_GPU"

@@ -22,6 +22,12 @@ from stages.ppo.ranks import Ranks, join
 from stages.ppo.sharded import ShardedPlayer, probe_of
 
 SETTINGS = Optimizer(learning_rate=1e-2, clip=0.05, schedule="constant", warmup=0.0)
+WAYS: dict[int, dict[str, Any]] = {
+    **{stage: {"zero": stage} for stage in (1, 2, 3)},
+    4: {"zero": 2, "offload": {"optimizer": "cpu"}},
+    5: {"zero": 3, "offload": {"optimizer": "cpu", "parameters": "cpu"}},
+}
+"""Hardware by a number: the ZeRO stage, and above 3 with optimizer or weights outside the device."""
 PROMPTS = [[3, 4, 5], [6, 7], [8, 9, 10, 11], [12, 13], [5, 6, 7], [9, 3], [4, 4, 8], [11]]
 ANSWERS = [[7, 8], [9, 10, 11, 12], [3], [5, 6, 7], [13, 12], [4, 5, 6, 7, 8], [10], [6, 9]]
 
@@ -40,7 +46,7 @@ def players(stage: int, ranks: Ranks) -> tuple[Player, Player]:
     if not stage:
         return Player("policy", modules[0], SETTINGS, 8, ranks), Player("critic", modules[1], SETTINGS, 8, ranks)
     modules[0].rounds = ranks.most
-    hardware = Hardware(gpus=0, zero=stage)
+    hardware = Hardware(gpus=0, **WAYS[stage])
     policy, critic = (
         ShardedPlayer(name, module, SETTINGS, 8, ranks, hardware=hardware, width=32)
         for name, module in zip(("policy", "critic"), modules, strict=True)
@@ -208,7 +214,7 @@ if __name__ == "__main__":
     warnings.filterwarnings("ignore")
     ranks = join(zero=3)
     found: dict[str, Any] = {}
-    for stage in (0, 1, 2, 3):
+    for stage in map(int, sys.argv[2:]):
         own = Ranks(ranks.rank, ranks.size, lockstep=stage > 1)
         for check in CHECKS:
             if stage or check.__name__ in ("alternating", "accumulating", "forgetting", "generating", "chunks"):
