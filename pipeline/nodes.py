@@ -96,7 +96,7 @@ def follow(run: Path, host: str) -> NoReturn:
 
 def main(arguments: Sequence[str]) -> int:
     reach, place, *hosts = arguments
-    if reach == "follow" and Path(place).is_dir():
+    if reach == "follow" and not place.endswith(".sh"):
         follow(Path(place), *hosts)
     started = [host for host in hosts if reach != "follow" or is_here(host)]
     return lead([reached(reach, host, place) for host in started])
