@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -69,11 +70,24 @@ def hardware_problems(hardware: Hardware, stages: dict[str, StageConfig], docume
 def _wrong(hardware: Hardware, root: Path) -> Iterator[tuple[tuple[str, ...], str]]:
     yield from _wrong_hosts(hardware, root)
     yield from _wrong_offload(hardware)
+    if hardware.kernels == "compile" and hardware.zero == 3:
+        yield (
+            ("kernels",),
+            "found compile, and under hardware.zero: 3 every module waits for its weights: use plain or liger, or a lower ZeRO stage",
+        )
+    if hardware.kernels == "liger" and (lacks := _lacks_liger(hardware)):
+        yield ("kernels",), f"found liger, which needs {lacks}; plain does the same, slower"
     if hardware.deepspeed is not None:
         for message in deepspeed_complaints(root / hardware.deepspeed):
             yield ("deepspeed",), message
         if hardware.zero in (0, "auto"):
             yield ("deepspeed",), f"says how DeepSpeed shards, and hardware.zero is {hardware.zero}: set hardware.zero to 1, 2 or 3"
+
+
+def _lacks_liger(hardware: Hardware) -> str | None:
+    if hardware.gpus == 0:
+        return "a CUDA device, and hardware.gpus is 0"
+    return None if find_spec("liger_kernel") else "the package liger-kernel, which is not installed (pip install liger-kernel)"
 
 
 def _wrong_offload(hardware: Hardware) -> Iterator[tuple[tuple[str, ...], str]]:

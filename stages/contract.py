@@ -82,6 +82,8 @@ class Hardware(Spec):
     """What `pipeline run --slurm` asks for."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """Arithmetic of the forward pass; `auto` is bf16 where the device does it fast, else fp32. Stored weights stay fp32 while training."""
+    kernels: Literal["plain", "compile", "liger"] = "plain"
+    """`compile` has torch compile MLPs and norms; `liger` takes Liger's kernels for norms, rotary positions and MLPs (CUDA, package liger-kernel)."""
     micro_batch: Annotated[int, Field(gt=0)] | Literal["auto"] = "auto"
     """Rows a forward pass takes at most; gradient accumulation follows from the stage's batch, and the result does not depend on it."""
     gradient_checkpointing: bool = False

@@ -14,6 +14,7 @@ from stages.adapters.prompts import has_prompt, prompt_length
 from stages.contract import Hardware
 from stages.core import attention
 from stages.core.config import Llama
+from stages.core.kernels import fused
 from stages.core.seeds import seed_for
 
 STRICT = {"local_files_only": True, "trust_remote_code": False}
@@ -94,7 +95,7 @@ def load_base(path: Path, hardware: Hardware, task: Literal["CAUSAL_LM", "SEQ_CL
         from stages.adapters.quantised import options_of
 
         return _load(kind, path, **options, **options_of(quantised, device_of(hardware))).eval()
-    return _load(kind, path, **options).to(device_of(hardware)).eval()
+    return fused(_load(kind, path, **options).to(device_of(hardware)), hardware).eval()
 
 
 def _resolved(path: Path, hardware: Hardware, task: Literal["CAUSAL_LM", "SEQ_CLS"]) -> Any:

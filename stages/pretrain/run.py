@@ -14,6 +14,7 @@ from stages.core.checkpoints import Score
 from stages.core.config import Llama
 from stages.core.extension import existing
 from stages.core.interrupt import interruptible
+from stages.core.kernels import fused
 from stages.core.models import choose_precision, context_of, load_tokenizer, new_llama
 from stages.core.rows import Mapped, PackedRows, Shape, collate
 from stages.core.samples import Asked, Sampling, room_for_answers
@@ -85,7 +86,7 @@ def starting_point(job: Job, config: Pretrain, hardware: Hardware) -> tuple[Any,
     if isinstance(config.model, Llama):
         tokenizer = load_tokenizer(job.inputs["tokenizer"].path)
         tokenizer.model_max_length = config.model.context
-        return new_llama(config.model, tokenizer, job.seed), tokenizer, []
+        return fused(new_llama(config.model, tokenizer, job.seed), hardware), tokenizer, []
     return existing(job, hardware, config.adapter)
 
 

@@ -47,6 +47,11 @@ def test_offload_needs_the_zero_stage_that_does_it(workshop: Workshop, overrides
     assert wanted in wrong(workshop, *overrides)
 
 
+def test_kernels_that_cannot_be_had_are_refused(workshop: Workshop):
+    assert "hardware.kernels: found liger, which needs a CUDA device" in wrong(workshop, "hardware.kernels=liger", "hardware.gpus=0")
+    assert "hardware.kernels: found compile, and under hardware.zero: 3" in wrong(workshop, "hardware.kernels=compile", "hardware.zero=3")
+
+
 @pytest.mark.parametrize(
     ("settings", "wanted"),
     [
