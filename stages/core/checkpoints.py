@@ -61,14 +61,23 @@ class Saver:
         first: bool = True,
         wait: Callable[[], None] = lambda: None,
         expected: int = 0,
+        total: Callable[[int], int] = lambda number: number,
     ) -> None:
         """`folder` holds the checkpoints; `first` is true on the process that seals; `wait` returns once all processes have called it;
-        `expected` is the size in bytes that a checkpoint will have."""
+        `expected` is the size in bytes that a checkpoint will have; `total` gives the sum of all processes' numbers."""
+        self.total = total
         self.folder, self.settings, self.ground, self.first, self.wait = folder, settings, ground, first, wait
         self.expected = expected
         self._sealer = ThreadPoolExecutor(1, "seal")
         self._sealing: Future[None] | None = None
         self._saved, self._cost = time.monotonic(), 0.0
+
+    def newest(self) -> Path | None:
+        """The newest whole checkpoint, as the first process finds it: another may not see it yet, and processes that begin at different steps wait
+        for one another for ever."""
+        found = latest(self.folder) if self.first else None
+        step = self.total(step_of(found) + 1 if found else 0) - 1
+        return self.folder / f"step-{step:06d}" if step >= 0 else None
 
     def is_due(self) -> bool:
         """Whether so much time has passed since the last checkpoint that a kill would lose too much."""

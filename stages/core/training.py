@@ -149,6 +149,7 @@ class StageTraining(_Below):  # type: ignore[misc]
             first=self.is_world_process_zero(),
             wait=self.accelerator.wait_for_everyone,
             expected=size_of_state(self.model, sharded=self.is_deepspeed_enabled),
+            total=lambda number: int(self.accelerator.reduce(torch.tensor(number, device=self.args.device), reduction="sum")),
         )
         self.tokenizer: Any = None
         self.add_callback(Boundary(self, job.seed, stop))
@@ -386,7 +387,7 @@ def train(trainer: Any, tokenizer: Any = None) -> int:
 
 def _take_up(trainer: Any) -> tuple[Path | None, int]:
     """The newest whole checkpoint and its step; what was recorded after it is taken back."""
-    checkpoint = checkpoints.latest(Path(trainer.args.output_dir))
+    checkpoint = trainer.saver.newest()
     done = checkpoints.step_of(checkpoint) if checkpoint else 0
     trainer.metrics.rewind(done)
     trainer._globalstep_before = done

@@ -132,7 +132,7 @@ class Training:
 
     def resume(self) -> int:
         """Take over the newest whole checkpoint; the number of steps that are done."""
-        newest = checkpoints.latest(self.saver.folder)
+        newest = self.saver.newest()
         self.saver.check_room(self.players.policy.size, every=self._every, steps=self.config.steps)
         if newest is None:
             self.watch.rewind(-1)

@@ -5,6 +5,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from data import chat
 from data.errors import DataError
 from data.formats import Prompt, Text
@@ -122,6 +124,7 @@ def saver_of(job: Job, config: PPO, players: Players, ranks: Ranks) -> Saver:
         ground=Ground(ranks.size, zero_stage(job.hardware)),
         first=ranks.first,
         wait=ranks.wait,
+        total=lambda number: int(ranks.sum(torch.tensor(number))),
         expected=players.policy.size_of_state + players.critic.size_of_state + copies * players.policy.size_of_trained + moved,
     )
 

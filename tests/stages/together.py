@@ -45,7 +45,7 @@ def attempt(job: Job, kill: int | None) -> None:
     from accelerate.state import AcceleratorState
     from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
-    from stages.core import training
+    from stages.core import checkpoints, training
     from stages.ppo import loop
     from stages.registry import config_class, run_function
 
@@ -66,13 +66,20 @@ def attempt(job: Job, kill: int | None) -> None:
             raise Killed
         return collect(*arguments, **kwargs)
 
-    training.Boundary.on_step_end, loop.collect = killing, collecting
+    savers, begin = [], checkpoints.Saver.__init__
+
+    def beginning(self, *arguments, **kwargs):
+        savers.append(self)
+        begin(self, *arguments, **kwargs)
+
+    training.Boundary.on_step_end, loop.collect, checkpoints.Saver.__init__ = killing, collecting, beginning
     try:
         run_function(job.kind)(job, config_class(job.kind).model_validate(job.config), job.hardware)
     except Killed:
-        return
+        for saver in savers:
+            saver._sealer.shutdown()  # a kill ends this thread; here it would seal into the next attempt
     finally:
-        training.Boundary.on_step_end, loop.collect = after_step, collect
+        training.Boundary.on_step_end, loop.collect, checkpoints.Saver.__init__ = after_step, collect, begin
 
 
 if __name__ == "__main__":

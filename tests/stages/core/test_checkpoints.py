@@ -275,3 +275,15 @@ def test_whole_states_go_on_with_another_number_of_processes_and_that_is_said(fo
     assert "the last bits differ" in checkpoints.check_ground(folder / "step-000001", Ground(1, 0))
     with pytest.raises(StageError, match="fit only there"):
         checkpoints.check_ground(folder / "step-000001", Ground(2, 2))
+
+
+def test_all_processes_go_on_from_the_checkpoint_that_the_first_one_found(tmp_path):
+    """Shared storage may show it to the others later, or it was sealed a moment ago."""
+    (tmp_path / ".partial-step-000004").mkdir(parents=True)
+    (tmp_path / ".partial-step-000004" / "state").write_text("x")
+    said = []
+    first = checkpoints.Saver(tmp_path, Checkpoints(), total=lambda number: said.append(number) or number)
+    other = checkpoints.Saver(tmp_path, Checkpoints(), first=False, total=lambda number: number + said[-1])
+    assert (first.newest(), other.newest()) == (None, None)
+    checkpoints.seal(tmp_path / ".partial-step-000004")
+    assert first.newest() == other.newest() == tmp_path / "step-000004"

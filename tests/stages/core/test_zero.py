@@ -25,6 +25,8 @@ ADAPTER = {"kind": "lora", "rank": 4}
 STAGES = ("pretrain", "sft with LoRA", "reward", "reward with LoRA", "ppo", "ppo with LoRA")
 WAYS = {"1 process": (0, 1), "DDP": (0, 2), "ZeRO-1": (1, 2), "ZeRO-2": (2, 2), "ZeRO-3": (3, 2)}
 """ZeRO stage and number of processes."""
+OFFLOADED = ("pretrain", "ppo")
+OFFLOAD = {"optimizer": "cpu", "parameters": "cpu"}
 KILLED = {
     ("sft with LoRA", "ZeRO-1"),
     ("pretrain", "ZeRO-2"),
@@ -78,10 +80,10 @@ def base(tmp_path_factory) -> Path:
     return saved(causal_lm(tokenizer, context=64), tokenizer, tmp_path_factory.mktemp("base") / "model")
 
 
-def job(base: Path, folder: Path, stage: str, zero: int) -> Job:
+def job(base: Path, folder: Path, stage: str, zero: int, **hardware) -> Job:
     """Four steps or more, each of several forward passes on every process."""
     kind, _, adapted = stage.partition(" with ")
-    changes = {"hardware": {"gpus": 0, "zero": zero, "micro_batch": 1, "threads": 1}, "checkpoints": {"every_steps": 2}}
+    changes = {"hardware": {"gpus": 0, "zero": zero, "micro_batch": 1, "threads": 1, **hardware}, "checkpoints": {"every_steps": 2}}
     if kind == "ppo":
         return ppo(folder, PPO[adapted], changes)
     config = {"model": "base", "data": [{"path": "x"}], "held_out": 0.1, "optimizer": {"learning_rate": 1e-2, "clip": 0.5}}
@@ -114,9 +116,12 @@ def runs(base, tmp_path_factory) -> dict[tuple[str, str], Job]:
     """Every stage in every way, and again the KILLED ones."""
     folder = tmp_path_factory.mktemp("runs")
     jobs = {(stage, way): job(base, folder / way / stage, stage, zero) for stage in STAGES for way, (zero, _) in WAYS.items()}
+    (folder / "ds.json").write_text(json.dumps({"wall_clock_breakdown": False, "zero_optimization": {"stage3_max_live_parameters": 7e6}}))
+    for stage in OFFLOADED:
+        jobs[stage, "offloaded"] = job(base, folder / "offloaded" / stage, stage, 3, offload=OFFLOAD, deepspeed=str(folder / "ds.json"))
     killed = {(*key, "killed"): job(base, folder / "killed" / key[1] / key[0], key[0], WAYS[key[1]][0]) for key in KILLED}
-    together([task(jobs[key]) for key in jobs if WAYS[key[1]][1] == 1], folder, processes=1)
-    together([task(jobs[key]) for key in jobs if WAYS[key[1]][1] == 2] + [task(one, KILLS) for one in killed.values()], folder)
+    together([task(jobs[key]) for key in jobs if key[1] == "1 process"], folder, processes=1)
+    together([task(jobs[key]) for key in jobs if key[1] != "1 process"] + [task(one, KILLS) for one in killed.values()], folder)
     return jobs | killed
 
 
@@ -162,6 +167,31 @@ def test_the_documents_table_is_the_one_that_is_measured(runs):
         for here, there in zip(map(float, row[2:]), map(float, said[2:]), strict=True):
             # Which of the last bits differ depends on the processor; a difference that grew tenfold is none of them.
             assert here <= 10 * max(there, NOISE) <= BOUND
+
+
+@pytest.mark.parametrize("stage", OFFLOADED)
+def test_optimizer_and_weights_outside_the_device_change_nothing(runs, stage):
+    alone, shared = lines(runs[stage, "1 process"]), lines(runs[stage, "offloaded"])
+    assert len(alone) == len(shared)
+    for one, two in zip(alone, shared, strict=True):
+        for name, value in one.items():
+            assert two[name] == pytest.approx(value, abs=1e-4 if "norm" in name else BOUND), name
+
+
+@pytest.mark.parametrize(
+    ("stage", "files"), [("pretrain", ["deepspeed.json"]), ("ppo", ["deepspeed-critic.json", "deepspeed-policy.json"])]
+)
+def test_what_an_engine_was_told_lies_beside_its_job_whole_and_with_the_users_own(runs, stage, files):
+    folder = runs[stage, "offloaded"].folder
+    assert sorted(path.name for path in folder.glob("deepspeed*")) == files
+    for name in files:
+        told = json.loads((folder / name).read_text())
+        assert "auto" not in json.dumps(told)
+        zero = told["zero_optimization"]
+        assert (zero["stage"], zero["offload_optimizer"]["device"], zero["offload_param"]["device"]) == (3, "cpu", "cpu")
+        assert zero["stage3_max_live_parameters"] == 7e6
+        assert told["wall_clock_breakdown"] is False
+        assert told["gradient_clipping"] > 0
 
 
 @pytest.mark.parametrize("stage", STAGES)

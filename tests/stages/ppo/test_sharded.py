@@ -21,7 +21,9 @@ def found(tmp_path_factory) -> list[dict]:
     argv = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     settings = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "DS_ACCELERATOR": "cpu"}
     script = Path(__file__).with_name("two_ranks.py")
-    done = subprocess.run([*argv, str(script), str(out)], env=settings, capture_output=True, text=True, timeout=1200, check=False)
+    done = subprocess.run(
+        [*argv, str(script), str(out), *map(str, (0, *STAGES))], env=settings, capture_output=True, text=True, timeout=1200, check=False
+    )
     assert done.returncode == 0, done.stderr.partition("ChildFailedError")[0][-4000:]
     return [json.loads(out.with_name(f"found-{rank}.json").read_text()) for rank in (0, 1)]
 
