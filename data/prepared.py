@@ -23,7 +23,7 @@ from data.reading import R, Stream
 from data.records import content_key, place_of
 from data.sources import HUB, digest
 from data.tokenfile import DROPPED, SHORTENED, WHOLE, TokenFile, Written, write_tokens
-from data.tokens import begun, encoder
+from data.tokens import encoder
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -43,7 +43,7 @@ def text_tokens(
         for batch in _batches(stream):
             for (source, record), ids in zip(batch, encode([record.text for _, record in batch]), strict=True):
                 yield Written(
-                    begun(tokenizer, ids),
+                    ids,
                     source,
                     len(record.text.encode()),
                     place_of(content_key(record)) if places else 0.0,

@@ -17,8 +17,8 @@ from data.reading import Stream
 R = TypeVar("R", Text, Chat, Preference, Prompt)
 S = TypeVar("S")
 
-_PLAIN = bytes(byte if chr(byte).isalnum() or byte == ord("_") else ord(" ") for byte in range(128)).lower() + bytes(128)
-"""ASCII, lower case, with a blank for all that is no part of a word."""
+_PLAIN = bytes(byte if byte > 127 or chr(byte).isalnum() or byte == ord("_") else ord(" ") for byte in range(256)).lower()
+"""ASCII in lower case, with a blank for all that is no part of a word; the bytes of other characters as they are."""
 
 
 @dataclass
@@ -67,9 +67,15 @@ def content_key(record: Record) -> str:
 
 def plain(text: str) -> str:
     """Text without what near-identical rows differ in: case, accents' encoding, punctuation and white space."""
-    if text.isascii():  # the same, ten times faster
-        return b" ".join(text.encode("ascii").translate(_PLAIN).split()).decode("ascii")
-    return " ".join(re.findall(r"\w+", unicodedata.normalize("NFKC", text).casefold()))
+    words = text.encode("utf-8", "surrogatepass").translate(_PLAIN).split()
+    if not text.isascii():
+        # What is no part of a word in ASCII parts words in any form of Unicode; between such places text may be looked at piece by piece.
+        words = [part if part.isascii() else _foreign(part.decode("utf-8", "surrogatepass")) for part in words]
+    return b" ".join(filter(None, words)).decode("utf-8", "surrogatepass")
+
+
+def _foreign(part: str) -> bytes:
+    return " ".join(re.findall(r"\w+", unicodedata.normalize("NFKC", part).casefold())).encode("utf-8", "surrogatepass")
 
 
 def split(records: Sequence[S], share: float, key: Callable[[S], str] | None = None) -> tuple[list[S], list[S]]:

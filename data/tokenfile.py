@@ -8,8 +8,9 @@ about.json     dtype, counts and SHA-256 of the files; what the maker noted
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,8 @@ DOCUMENT = np.dtype([("end", "<i8"), ("source", "<i4"), ("size", "<i4"), ("place
 FIT = WHOLE, SHORTENED, DROPPED = 0, 1, 2
 """Whether a record was taken whole, lost turns to fit, or was left out; such a one has no tokens, but keeps its place in the count."""
 ABOUT = "about.json"
+BATCH = 256
+"""Documents that are written at a time."""
 
 
 @dataclass(frozen=True)
@@ -37,25 +40,41 @@ class Written:
 
 
 def write_tokens(folder: Path, documents: Iterable[Written], *, vocabulary: int, masked: bool = False) -> dict[str, Any]:
-    """Write documents one by one into an existing folder; returns what `about.json` is to say of them. Raises ValueError for an id out of range."""
+    """Write documents, a few at a time, into an existing folder; returns what `about.json` is to say of them. Raises ValueError for an id out of range."""
     kind = np.dtype("<u2" if vocabulary <= 2**16 else "<u4")
     names = ["ids.bin", "documents.bin", *(["learn.bin"] if masked else [])]
     files = {name: (folder / name).open("wb") for name in names}
-    end = count = 0
+    remaining, end, count = iter(documents), 0, 0
     try:
-        for document in documents:
-            if len(document.ids) and not 0 <= int(document.ids.min()) <= int(document.ids.max()) < vocabulary:
-                raise ValueError(f"document {count + 1} holds token {int(document.ids.max())}, outside a vocabulary of {vocabulary}")
-            end, count = end + len(document.ids), count + 1
-            files["ids.bin"].write(document.ids.astype(kind).tobytes())
-            record = (end, document.source, document.size, document.place, document.nats, document.fit)
-            files["documents.bin"].write(np.array([record], DOCUMENT).tobytes())
-            if document.learn is not None:
-                files["learn.bin"].write(document.learn.astype(np.bool_).tobytes())
+        while batch := list(islice(remaining, BATCH)):
+            ids = np.concatenate([document.ids for document in batch])
+            if len(ids) and not 0 <= int(ids.min()) <= int(ids.max()) < vocabulary:
+                raise ValueError(_outside(batch, count, vocabulary))
+            records = _records(batch, end)
+            files["ids.bin"].write(ids.astype(kind).tobytes())
+            files["documents.bin"].write(records.tobytes())
+            if masked:
+                files["learn.bin"].write(np.concatenate([document.learn for document in batch]).astype(np.bool_).tobytes())
+            end, count = end + len(ids), count + len(batch)
     finally:
         for file in files.values():
             file.close()
     return {"dtype": kind.str, "documents": count, "tokens": end, "files": {name: _digest(folder / name) for name in names}}
+
+
+def _records(batch: Sequence[Written], end: int) -> NDArray[Any]:
+    """What is known of each document; `end` is where the ids before them end."""
+    found = np.array([(0, item.source, item.size, item.place, item.nats, item.fit) for item in batch], DOCUMENT)
+    found["end"] = end + np.cumsum([len(item.ids) for item in batch])
+    return found
+
+
+def _outside(batch: Sequence[Written], before: int, vocabulary: int) -> str:
+    for number, document in enumerate(batch, start=before + 1):
+        for token in (int(document.ids.min(initial=0)), int(document.ids.max(initial=0))):
+            if not 0 <= token < vocabulary:
+                return f"document {number} holds token {token}, outside a vocabulary of {vocabulary}"
+    return ""
 
 
 def _digest(file: Path) -> str:

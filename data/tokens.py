@@ -1,7 +1,6 @@
 """Documents to token ids, fast: the tokenizer's Rust side in batches, numpy out."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,34 +17,30 @@ BATCH = 1_000
 
 
 def encode_texts(tokenizer: "PreTrainedTokenizerFast", texts: Sequence[str]) -> list[NDArray[np.int32]]:
-    """Ids of each text, (T,) int32, with EOS at its end; BOS at its start where the tokenizer adds one by itself.
+    """Ids of each text, (T,) int32: a start token, from which its first word is predicted, the words, and EOS.
 
-    Raises DataError if the tokenizer has no EOS or is not a fast one.
+    The start token is BOS where the tokenizer writes one by itself, else EOS. Raises DataError if the tokenizer has no EOS or is not a fast one.
     """
-    return list(encode_stream(tokenizer, texts))
-
-
-def encode_stream(tokenizer: "PreTrainedTokenizerFast", texts: Iterable[str]) -> Iterator[NDArray[np.int32]]:
-    """As `encode_texts`, one by one at constant memory."""
     encode = encoder(tokenizer)
-    remaining = iter(texts)
-    while batch := list(islice(remaining, BATCH)):
-        yield from encode(batch)
+    return [ids for begin in range(0, len(texts), BATCH) for ids in encode(texts[begin : begin + BATCH])]
 
 
 def encoder(tokenizer: "PreTrainedTokenizerFast") -> Callable[[Sequence[str]], Iterator[NDArray[np.int32]]]:
     """What `encode_texts` does with each batch, made ready once."""
-    eos = tokenizer.eos_token_id
+    bos, eos = tokenizer.bos_token_id, tokenizer.eos_token_id
     if eos is None:
         raise DataError("the tokenizer has no EOS token; documents could not be told apart")
     backend = fast_backend(tokenizer)
     fast = fast_encode(backend)
-    last = np.array([eos], np.int32)
+    end = np.array([eos], np.int32)
 
     def encode(batch: Sequence[str]) -> Iterator[NDArray[np.int32]]:
         for ids in _encoded(backend, fast, batch):
-            # A tokenizer may add its own EOS; a second one would teach the model to start with it.
-            yield ids if len(ids) and ids[-1] == eos else np.concatenate([ids, last])
+            # A tokenizer may add its own; a second EOS would teach the model to start with it.
+            ended = len(ids) > 0 and ids[-1] == eos
+            first = ids[0] if len(ids) else eos
+            begun = first == bos or (first == eos and len(ids) + (not ended) > 1)
+            yield ids if begun and ended else np.concatenate([end[: not begun], ids, end[: not ended]])
 
     return encode
 
@@ -58,13 +53,6 @@ def _encoded(backend: Any, fast: Encode | None, batch: Sequence[str]) -> Iterato
     for text in batch:
         ids = fast(text)
         yield np.array(backend.encode(text, add_special_tokens=True).ids, np.int32) if ids is None else ids
-
-
-def begun(tokenizer: "PreTrainedTokenizerFast", ids: NDArray[np.int32]) -> NDArray[np.int32]:
-    """A document of `encode_texts` with a start token, which its first word is predicted from: BOS where the tokenizer wrote one, else EOS."""
-    start = tokenizer.eos_token_id
-    begins = ids[0] == tokenizer.bos_token_id or (ids[0] == start and len(ids) > 1)
-    return ids if begins else np.concatenate([np.array([start], np.int32), ids])
 
 
 def fast_backend(tokenizer: Any) -> Any:

@@ -10,7 +10,7 @@ from data.errors import DataError
 from data.formats import Chat, Message, Preference, Prompt, Record, Text
 from data.inspection.report import Run, Said
 from data.shape import rendered
-from data.tokens import begun, encode_texts
+from data.tokens import encode_texts
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -60,7 +60,7 @@ class Lens:
         if isinstance(records[0], Text):
             texts = [record.text for record in records if isinstance(record, Text)]
             for place, ids in enumerate(encode_texts(self.tokenizer, texts)):
-                whole = begun(self.tokenizer, ids).tolist()
+                whole = ids.tolist()
                 yield place, (Tokens(whole, [False, *[True] * (len(whole) - 1)]),)
         elif isinstance(records[0], Chat):
             chats = [record for record in records if isinstance(record, Chat)]

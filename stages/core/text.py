@@ -12,7 +12,7 @@ from data.packing import cut
 from data.prepared import picked, text_tokens
 from data.records import sides
 from data.tokenfile import TokenFile
-from data.tokens import begun, encode_texts, pieces
+from data.tokens import encode_texts, pieces
 from stages.contract import Job
 from stages.core.reading import files_of, note_tokens, token_folder
 from stages.core.rows import Document, Mapped
@@ -24,8 +24,7 @@ def text_documents(tokenizer: Any, texts: Sequence[str], context: int) -> list[D
     The start token is BOS where the tokenizer writes one, else EOS. It is what the first word is predicted from, so that a document's summed
     loss is -log p of the whole text and its end, and can be compared with the generator's own entropy.
     """
-    encoded = [begun(tokenizer, ids) for ids in encode_texts(tokenizer, texts)]
-    return [Document(piece) for piece in pieces(encoded, context)]
+    return [Document(piece) for piece in pieces(encode_texts(tokenizer, texts), context)]
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from data.errors import DataError
 from data.formats import Chat, Text
 from data.prepared import chat_tokens, picked, records_at, text_tokens
 from data.records import content_key, place_of, read_records
-from data.tokens import begun, encode_texts
+from data.tokens import encode_texts
 from tests.data.chats import CHATS, TOOLS, tokenizer, turns
 
 
@@ -31,7 +31,7 @@ def test_texts_on_disk_are_those_in_memory(tmp_path: Path) -> None:
     sources, files = [Source(path="a"), Source(path="b", weight=2)], [[first], [second]]
     tokens, notes = text_tokens(tokenizer("turns"), sources, files, tmp_path / "cache", places=True)
     records = read_records([source.model_copy(update={"weight": 1.0}) for source in sources], files, Text)
-    ids = [begun(tokenizer("turns"), ids).tolist() for ids in encode_texts(tokenizer("turns"), [record.text for record in records.records])]
+    ids = [ids.tolist() for ids in encode_texts(tokenizer("turns"), [record.text for record in records.records])]
     assert [found.tolist() for found in tokens] == ids
     assert tokens.documents["nats"].tolist() == [record.nats for record in records.records]
     assert tokens.documents["place"].tolist() == [place_of(content_key(record)) for record in records.records]

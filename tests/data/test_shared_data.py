@@ -83,5 +83,5 @@ def test_documents_decode_to_themselves_and_end_with_eos() -> None:
     documents = [record.text for record in load("pretrain/c4_demo.jsonl", Text) if isinstance(record, Text)]
     fast = tokenizer("turns")
     encoded = encode_texts(fast, documents[:50])
-    assert [fast.decode(ids[:-1].tolist(), clean_up_tokenization_spaces=False) for ids in encoded] == documents[:50]
-    assert {int(ids[-1]) for ids in encoded} == {fast.eos_token_id}
+    assert [fast.decode(ids[1:-1].tolist(), clean_up_tokenization_spaces=False) for ids in encoded] == documents[:50]
+    assert {int(ids[place]) for ids in encoded for place in (0, -1)} == {fast.eos_token_id}

@@ -5,15 +5,17 @@ import pytest
 from tokenizers import processors
 
 from data.errors import DataError
-from data.tokens import encode_stream, encode_texts, pieces
+from data.tokens import encode_texts, pieces
 from tests.data.chats import tokenizer
 
 
-def test_a_document_is_its_tokens_and_one_eos() -> None:
+def test_a_document_is_its_tokens_between_a_start_and_one_eos() -> None:
     fast = tokenizer("turns")
     texts = ["Hello there", "", "naïve 👋🏽\n"]
     encoded = encode_texts(fast, texts)
-    assert [ids.tolist() for ids in encoded] == [[*fast(text, add_special_tokens=False)["input_ids"], fast.eos_token_id] for text in texts]
+    assert [ids.tolist() for ids in encoded] == [
+        [fast.eos_token_id, *fast(text, add_special_tokens=False)["input_ids"], fast.eos_token_id] for text in texts
+    ]
     assert all(ids.dtype == np.int32 for ids in encoded)
 
 
@@ -36,18 +38,6 @@ def test_truncation_and_padding_left_over_from_another_call_do_not_matter() -> N
     )
 
 
-def test_a_stream_is_read_as_it_is_needed() -> None:
-    read = []
-
-    def texts() -> object:
-        for n in range(10_000):
-            read.append(n)
-            yield "a"
-
-    next(encode_stream(tokenizer("turns"), texts()))  # type: ignore[arg-type]
-    assert len(read) < 2_000
-
-
 def test_long_documents_are_cut_into_pieces_that_share_one_token() -> None:
     cut = pieces([np.arange(10, dtype=np.int32), np.arange(3, dtype=np.int32)], 4)
     assert [piece.tolist() for piece in cut] == [[0, 1, 2, 3], [3, 4, 5, 6], [6, 7, 8, 9], [0, 1, 2]]
@@ -60,7 +50,7 @@ def test_a_tokenizer_without_eos_or_without_a_fast_side_is_refused() -> None:
         encode_texts(fast, ["a"])
 
     class Slow:
-        eos_token_id = 0
+        bos_token_id, eos_token_id = None, 0
 
     with pytest.raises(DataError, match="Slow is a slow tokenizer"):
         encode_texts(Slow(), ["a"])  # type: ignore[arg-type]
