@@ -12,13 +12,12 @@ from data.config import Source
 from data.errors import DataError
 from data.formats import Chat, Preference, Prompt, Record, Text
 from data.mixture import check_weight, repeated, tempered
+from data.plain import plain_words
 from data.reading import Stream
 
 R = TypeVar("R", Text, Chat, Preference, Prompt)
 S = TypeVar("S")
 
-_PLAIN = bytes(byte if byte > 127 or chr(byte).isalnum() or byte == ord("_") else ord(" ") for byte in range(256)).lower()
-"""ASCII in lower case, with a blank for all that is no part of a word; the bytes of other characters as they are."""
 
 
 @dataclass
@@ -67,15 +66,11 @@ def content_key(record: Record) -> str:
 
 def plain(text: str) -> str:
     """Text without what near-identical rows differ in: case, accents' encoding, punctuation and white space."""
-    words = text.encode("utf-8", "surrogatepass").translate(_PLAIN).split()
-    if not text.isascii():
-        # What is no part of a word in ASCII parts words in any form of Unicode; between such places text may be looked at piece by piece.
-        words = [part if part.isascii() else _foreign(part.decode("utf-8", "surrogatepass")) for part in words]
-    return b" ".join(filter(None, words)).decode("utf-8", "surrogatepass")
+    return b" ".join(plain_words(text, _foreign)).decode("utf-8", "surrogatepass")
 
 
-def _foreign(part: str) -> bytes:
-    return " ".join(re.findall(r"\w+", unicodedata.normalize("NFKC", part).casefold())).encode("utf-8", "surrogatepass")
+def _foreign(text: str) -> list[str]:
+    return re.findall(r"\w+", unicodedata.normalize("NFKC", text).casefold())
 
 
 def split(records: Sequence[S], share: float, key: Callable[[S], str] | None = None) -> tuple[list[S], list[S]]:

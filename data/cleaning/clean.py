@@ -13,7 +13,7 @@ from data.cleaning.overlap import Exams
 from data.cleaning.repair import repaired
 from data.cleaning.report import Report
 from data.cleaning.rules import broken
-from data.cleaning.words import Words, hashed, plain_words
+from data.cleaning.words import Words, plain_hashes
 
 EMPTY, LANGUAGE, EXAM = "empty", "language", "exam"
 """Names of what removes a document besides the rules."""
@@ -69,7 +69,7 @@ class Cleaner:
         if (reason := self._reason(clean)) is not None:
             report.remove(reason[0], name, reason[1], clean or text)
             return []
-        hashes = hashed(plain_words(clean))
+        hashes = plain_hashes(clean)
         if shared := self.exams.overlap(hashes):
             report.remove(EXAM, name, shared, clean)
             return []
@@ -79,7 +79,7 @@ class Cleaner:
         if settings.longest is None or len(clean) <= settings.longest:
             return [(clean, hashes)]
         report.split += 1
-        return [(part, hashed(plain_words(part))) for part in split_text(clean, settings.longest)]
+        return [(part, plain_hashes(part)) for part in split_text(clean, settings.longest)]
 
     def _reason(self, text: str) -> tuple[str, float] | None:
         """Why a document goes, if it does."""

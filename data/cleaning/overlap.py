@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from data.cleaning.words import Hashes, hashed, plain_words, runs
+from data.cleaning.words import Hashes, plain_hashes, runs
 
 SHORTEST = 8
 """Words that an exam's text must have to be looked for as a whole where it is shorter than a run; a shorter one is anybody's sentence."""
@@ -31,7 +31,7 @@ def exams_of(texts: Iterable[str], size: int) -> Exams:
     found: dict[int, list[NDArray[np.uint64]]] = {}
     count = too_short = 0
     for text in texts:
-        hashes = hashed(plain_words(text))
+        hashes = plain_hashes(text)
         count += 1
         length = min(size, len(hashes))
         if length < min(size, SHORTEST):

@@ -1,12 +1,13 @@
 """A document's words and runs of words as numbers, for counting and comparing. The same in every process."""
 
 import re
-from collections.abc import Sequence
 from functools import cached_property
 from zlib import crc32
 
 import numpy as np
 from numpy.typing import NDArray
+
+from data.plain import plain_words
 
 Hashes = NDArray[np.uint64]
 
@@ -14,8 +15,6 @@ EAST_ASIAN = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af\uf900-\ufaff"
 _CUT = re.compile(f"[{EAST_ASIAN}]|[^\\s{EAST_ASIAN}]+")
 _PLAIN = re.compile(f"[{EAST_ASIAN}]|[^\\W{EAST_ASIAN}]+")
 _EAST = re.compile(f"[{EAST_ASIAN}]")
-_ASCII = bytes(byte if byte > 127 or chr(byte).isalnum() or chr(byte) == "_" else ord(" ") for byte in range(256))
-"""A blank for every ASCII character that is no part of a word."""
 _MIX = np.uint64(0x9E3779B97F4A7C15)
 _BASE = np.uint64(0x100000001B3)
 
@@ -76,21 +75,14 @@ def _twice(places: NDArray[np.int64], numbers: Hashes) -> tuple[NDArray[np.int64
     return places[found], numbers[found]
 
 
-def plain_words(text: str) -> list[bytes]:
-    """Words without what copies differ in (case, punctuation and white space), as UTF-8."""
-    parts = text.encode("utf-8", "surrogatepass").translate(_ASCII).lower().split()
-    if text.isascii():
-        return parts
-    return [word for part in parts for word in ([part] if part.isascii() else _foreign(part.decode("utf-8", "surrogatepass")))]
-
-
-def _foreign(part: str) -> list[bytes]:
-    return [word.encode("utf-8", "surrogatepass") for word in _PLAIN.findall(part.casefold())]
-
-
-def hashed(words: Sequence[bytes]) -> Hashes:
-    """A number for each word."""
+def plain_hashes(text: str) -> Hashes:
+    """A number for each word without what copies differ in: case, punctuation and white space. An East Asian character is a word."""
+    words = plain_words(text, _foreign)
     return mixed(np.fromiter(map(crc32, words), np.uint64, len(words)))
+
+
+def _foreign(text: str) -> list[str]:
+    return _PLAIN.findall(text.casefold())
 
 
 def mixed(values: Hashes) -> Hashes:
