@@ -1,5 +1,7 @@
 import numpy as np
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from stages.core.rows import Document, PackedRows, collate, divisor
 
@@ -77,3 +79,21 @@ def test_documents_on_disk_give_the_rows_of_documents_in_memory():
     for index in range(len(mapped)):
         one, two = collate([mapped[index]]), collate([memory[index]])
         assert all(torch.equal(one[name], two[name]) for name in one)
+
+
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(st.integers(2, 9), min_size=2, max_size=7), st.integers(9, 24), st.integers(0, 6))
+def test_any_documents_are_packed_without_loss_or_leak(llama, lengths, capacity, asked):
+    """All rows together: every document once, and what one makes of its tokens has a gradient of exactly 0 in the embeddings of all others."""
+    model, documents = llama(), [Document(np.arange(length, dtype=np.int32) + 20 * index) for index, length in enumerate(lengths)]
+    rows = PackedRows(documents, capacity=capacity, seed=asked)
+    assert sorted(number for row in range(len(rows)) for number in rows.documents(row)) == list(range(len(lengths)))
+    batch = collate([rows[row] for row in range(len(rows))])
+    ids = batch["input_ids"][0]
+    assert sorted(ids.tolist()) == sorted(int(token) for document in documents for token in document.ids)
+    embedded = model.get_input_embeddings()(batch["input_ids"]).detach().requires_grad_()
+    hidden = model.base_model(inputs_embeds=embedded, position_ids=batch["position_ids"], use_cache=False).last_hidden_state
+    own = ids // 20 == asked % len(lengths)
+    (gradient,) = torch.autograd.grad(hidden[0, own].square().sum(), embedded)
+    assert bool((gradient[0, own].abs().sum(1) > 0).all())
+    assert int(gradient[0, ~own].count_nonzero()) == 0
