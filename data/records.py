@@ -19,7 +19,6 @@ R = TypeVar("R", Text, Chat, Preference, Prompt)
 S = TypeVar("S")
 
 
-
 @dataclass
 class Records(Generic[R]):
     """What the sources hold, in source order."""
