@@ -282,8 +282,8 @@ def test_all_processes_go_on_from_the_checkpoint_that_the_first_one_found(tmp_pa
     (tmp_path / ".partial-step-000004").mkdir(parents=True)
     (tmp_path / ".partial-step-000004" / "state").write_text("x")
     said = []
-    first = checkpoints.Saver(tmp_path, Checkpoints(), total=lambda number: said.append(number) or number)
-    other = checkpoints.Saver(tmp_path, Checkpoints(), first=False, total=lambda number: number + said[-1])
+    first = checkpoints.Saver(tmp_path, Checkpoints(), ground=Ground(2), total=lambda number: said.append(number) or number)
+    other = checkpoints.Saver(tmp_path, Checkpoints(), ground=Ground(2), first=False, total=lambda number: number + said[-1])
     assert (first.newest(), other.newest()) == (None, None)
     checkpoints.seal(tmp_path / ".partial-step-000004")
     assert first.newest() == other.newest() == tmp_path / "step-000004"
