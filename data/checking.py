@@ -11,6 +11,7 @@ from data.extent import Extent
 from data.formats import Record
 from data.mixture import check_weight
 from data.reading import Reading
+from data.records import content_key
 from data.sources import HUB
 
 CHECKED_BYTES = 64 * 2**20
@@ -42,7 +43,7 @@ def _findings(source: Source, files: Sequence[Path], want: type[Record] | None, 
     try:
         for path in files:
             for record in islice(reading.records([path]), None if extent.is_complete else CHECKED_ROWS):
-                extent.add(record)
+                extent.add(record, None if extent.differs else content_key(record))
                 taken += 1
         if extent.is_complete:
             check_weight(source.path, taken, source.weight)

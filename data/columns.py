@@ -81,7 +81,7 @@ def detect(value: Mapping[str, Any] | str) -> tuple[str, str]:
         ("question-answer", True, "columns 'question' and 'answer'"),
         ("prompt-completion", True, "a prompt and its completion"),
         ("prompt", True, "a prompt without an answer"),
-        ("text", isinstance(get(value, "text"), str), "a column of text"),
+        ("text", True, "a column of text"),
     ]
     for name, fits, why in rules:
         if fits and all(get(value, column) is not None for column in NEEDS[name]):

@@ -1,11 +1,10 @@
-"""How much the records of a source are, without a tokenizer: what a check can say of splits, lengths and steps. Torch-free."""
+"""How much the records of a source are, without a tokenizer: what a check can say of splits, lengths and steps. Imports nothing but the records."""
 
 from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from data.formats import Chat, Message, Preference, Record, Text
-from data.records import content_key
+from data.formats import Chat, Message, Preference, Prompt, Record, Text
 
 
 @dataclass
@@ -21,6 +20,11 @@ class Extent:
     """Words of each record that a model reads as one sequence; of a pair, those of the longer conversation."""
     least: "array[int]" = field(default_factory=lambda: array("L"))
     """The same without the turns that can be dropped where it is too long."""
+    margins: int = 0
+    """Pairs that state a margin."""
+    lowest_margin: float = 0.0
+    references: int = 0
+    """Prompts with a reference."""
     is_complete: bool = True
     """Whether all records were seen."""
 
@@ -28,14 +32,18 @@ class Extent:
     def records(self) -> int:
         return len(self.whole)
 
-    def add(self, record: Record) -> None:
+    def add(self, record: Record, key: str | None) -> None:
+        """`key` is the record's content; it need not be told once two differ."""
         whole, least = parts_of(record)
         self.characters += sum(map(len, whole))
         self.whole.append(words_in(whole))
         self.least.append(words_in(least) if len(least) < len(whole) else self.whole[-1])
-        if not self.differs:
-            key = content_key(record)
-            self.differs = self.key is not None and key != self.key
+        if isinstance(record, Preference) and record.margin is not None:
+            self.margins += 1
+            self.lowest_margin = min(self.lowest_margin, record.margin)
+        self.references += isinstance(record, Prompt) and record.reference is not None
+        if key is not None:
+            self.differs |= self.key is not None and key != self.key
             self.key = key
 
 
@@ -74,6 +82,9 @@ def joined(extents: Sequence[Extent]) -> Extent:
         whole.characters += extent.characters
         whole.whole += extent.whole
         whole.least += extent.least
+        whole.margins += extent.margins
+        whole.lowest_margin = min(whole.lowest_margin, extent.lowest_margin)
+        whole.references += extent.references
         whole.differs |= extent.differs or (whole.key is not None and extent.key is not None and whole.key != extent.key)
         whole.key = whole.key if whole.key is not None else extent.key
     return whole

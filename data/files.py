@@ -80,14 +80,17 @@ def kind(path: Path) -> str | None:
     return suffixes[-1] if suffixes and suffixes[-1] in SUFFIXES else None
 
 
+def unreadable(path: Path) -> str:
+    """Why a file of no known kind cannot be read."""
+    return f"{path}: cannot tell how to read a '{path.suffix}' file; wanted one of {', '.join(SUFFIXES)}, or these with .gz or .zst"
+
+
 def read_file(path: Path) -> Iterator[Row | Fault]:
     """Rows and faults of one file, in order. Raises DataError if the file is empty, cut short, or of an unknown kind."""
     readers = {".json": _json, ".csv": _csv, ".tsv": _csv, ".parquet": _parquet, ".arrow": _arrow}
     suffix = kind(path)
     if suffix is None:
-        raise DataError(
-            f"{path}: cannot tell how to read a '{path.suffix}' file; wanted one of {', '.join(SUFFIXES)}, or these with .gz or .zst"
-        )
+        raise DataError(unreadable(path))
     reader = _text if suffix in PLAIN_TEXT else readers.get(suffix, _json_lines)
     last = 0
     try:

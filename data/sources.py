@@ -8,7 +8,7 @@ from pathlib import Path
 
 from data.config import Source
 from data.errors import DataError
-from data.files import COMPRESSIONS, SUFFIXES, Fault, Row, kind, read_file
+from data.files import COMPRESSIONS, SUFFIXES, Fault, Row, kind, read_file, unreadable
 
 HUB = "hub:"
 
@@ -31,6 +31,8 @@ def resolve(source: Source, root: Path, artifact: Path | None = None) -> list[Pa
         found = [file for file in (base / path).rglob("*") if _is_data(file)]
     else:
         found = [base / path] if (base / path).is_file() else []
+        if found and kind(path) is None:
+            raise DataError(unreadable(path))
     if not found:
         raise DataError(f"no data at '{source.path}'{_near(base / path)}; looked in {base}")
     return sorted(found)

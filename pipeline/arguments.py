@@ -13,6 +13,7 @@ class Parser(argparse.ArgumentParser):
         super().__init__(prog=f"pipeline {command}", description=summary, allow_abbrev=False, **settings)
 
     def error(self, message: str) -> NoReturn:
+        message = message.replace(", KEY=VALUE", "")  # which may be left out; argparse counts it among what is required
         unknown = message.partition("unrecognized arguments: ")[2].split(" ")[0]
         known = [option for action in self._actions for option in action.option_strings]
         hint = suggestion(unknown.partition("=")[0], known) if unknown else ""

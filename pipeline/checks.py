@@ -14,6 +14,7 @@ from data.formats import Chat, Preference, Prompt, Record, Text
 from data.sources import resolve
 from pipeline.errors import Problem, RecipeError
 from pipeline.handoffs import contexts_of, handoff_problems, tokenizer_problems
+from pipeline.here import lacks_here
 from pipeline.identity import missing
 from pipeline.jobs import located, source_folder
 from pipeline.outward import outward_problems
@@ -67,7 +68,7 @@ def check(looked: Look) -> list[str]:
     problems, notes = _of_stages(looked.recipe, looked.plan, list(looked.recipe.stages))
     if looked.problems or problems:
         raise RecipeError(looked.problems + problems)
-    return notes
+    return notes + _here(looked.recipe)
 
 
 def check_all(plan: Plan, names: Collection[str]) -> list[str]:
@@ -79,10 +80,14 @@ def check_all(plan: Plan, names: Collection[str]) -> list[str]:
     return notes
 
 
-def few_steps(recipe: Recipe) -> list[str]:
-    """Warnings on stages whose settings alone leave few optimizer steps."""
+def warnings(recipe: Recipe) -> list[str]:
+    """What looks wrong without reading data: stages whose settings alone leave few optimizer steps, and what a run would lack on this machine."""
     told = ((name, recipe.stages[name].few_steps(float("inf"), float("inf"), contexts)) for name, contexts in contexts_of(recipe).items())
-    return [f"{WARNING}stages.{name}.{found[0]}: {found[1]}" for name, found in told if found]
+    return [f"{WARNING}stages.{name}.{found[0]}: {found[1]}" for name, found in told if found] + _here(recipe)
+
+
+def _here(recipe: Recipe) -> list[str]:
+    return [f"{WARNING}a run cannot start on this machine: {problem}" for problem in lacks_here(recipe)]
 
 
 def _of_recipe(recipe: Recipe) -> list[Problem]:
@@ -118,16 +123,18 @@ def _of_stage(
         fields.setdefault(path.rpartition(".")[0], []).append((source, extent))
     for field, held in fields.items():
         extents = [extent for _, extent in held]
-        yield from ((field, finding) for finding in _of_fit(config, field, joined(extents), contexts))
-        if field == config.divided():
-            yield from ((field, finding) for finding in _of_division(joined(extents)))
+        whole = joined(extents)
+        found = [*_of_fit(config, field, whole, contexts), *(_of_division(whole) if field == config.divided() else ())]
+        if (lack := config.lacking(field, whole)) is not None:
+            found.append(Finding(True, lack))
+        yield from ((field, finding) for finding in found)
     yield from _of_steps(config, fields, contexts)
 
 
 def _of_fit(config: StageConfig, field: str, extent: Extent, contexts: Mapping[str, int | None]) -> Iterator[Finding]:
     """Records that have more words than the model has room for tokens: there are surely as many more."""
     room = config.room(field, contexts)
-    if room is None:
+    if room is None or room < 1:  # that there is no room at all has been told
         return
     long, lost = (sum(words > room for words in counted) for counted in (extent.whole, extent.least))
     if not long:

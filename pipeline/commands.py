@@ -16,13 +16,13 @@ def plan(arguments: list[str]) -> int:
     """Show what `run` would do, and why."""
     parser = Parser("plan", "Show what `run` would do for each stage, and why. Starts nothing.").recipe("recipe (YAML), or a run's folder")
     options = parser.selection().json().read(arguments)
-    from pipeline.checks import few_steps, look
+    from pipeline.checks import look, warnings
     from pipeline.plan import Selection
     from pipeline.show import plan_json, plan_text
 
     selection = Selection(options.start, options.until, options.only, tuple(options.redo))
     made = look(options.recipe, options.overrides, options.runs, selection).whole()
-    notes = few_steps(made.recipe)
+    notes = warnings(made.recipe)
     print(json.dumps(plan_json(made) | {"notes": notes}, indent=1) if options.json else "\n".join([plan_text(made), *notes]))
     return DONE
 

@@ -62,7 +62,8 @@ def _at(
     if inner and not [item for item in fitting if item["type"] != "too_short"]:  # what is wrong inside is told by itself
         return []
     wanted = list(dict.fromkeys(_wanted(item) for item in fitting or items))
-    return [Problem(where, name, f"found {shown(value)}, wanted {' or '.join(wanted)}{_hint(value, items)}")]
+    hint = _hint(value, items) or _as_source(value, model, path[len(prefix) :])
+    return [Problem(where, name, f"found {shown(value)}, wanted {' or '.join(wanted)}{hint}")]
 
 
 def _fits(kind: str, value: object) -> bool:
@@ -82,6 +83,9 @@ def _special(item: dict[str, Any], path: Place, model: type[BaseModel], document
         description = next((text for parent in parents if (text := descriptions(parent).get(item["loc"][-1]))), None)
         return "is missing" + (f": {' '.join(description.split())}" if description else "")
     known = [name for parent in parents for name in parent.model_fields]
+    before, colon, after = str(path[-1]).partition(":")
+    if colon and before in known:
+        return f"unknown key; a blank is missing behind the colon: {before}: {after}"
     free = ", ".join(name for name in known if name not in value)
     return f"unknown key{suggestion(path[-1], known) or f'; known: {free}'}"
 
@@ -123,6 +127,17 @@ def _hint(value: object, items: list[dict[str, Any]]) -> str:
             return suggestion(value, expected)
         if any(item["type"] in ("int_type", "float_type", "bool_type") for item in items) and value.replace(".", "").isalnum():
             return "; a number in quotes is a text" if value.replace(".", "").isdigit() else ""
+    return ""
+
+
+def _as_source(value: object, model: type[BaseModel], path: Place) -> str:
+    """How a file is written where data are wanted, and its bare name or a single source was given."""
+    file = value.get("path") if isinstance(value, dict) else value
+    if not isinstance(file, str):
+        return ""
+    for place, written in ((path, f"{{path: {file}}}"), ((*path, 0), f"[{{path: {file}}}]")):
+        if any("path" in found.model_fields for found in models_at(model, place, {})):
+            return f", such as {written}"
     return ""
 
 

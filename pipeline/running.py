@@ -7,11 +7,11 @@ import shlex
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from importlib.util import find_spec
 from pathlib import Path
 
 from pipeline.checks import WARNING, check_all, look
-from pipeline.errors import Problem, RecipeError, StoreError
+from pipeline.errors import RecipeError, StoreError
+from pipeline.here import lacks_here
 from pipeline.identity import identities
 from pipeline.launch import WORKER, cuda_devices
 from pipeline.lock import held
@@ -34,7 +34,8 @@ def run_recipe(options: argparse.Namespace, arguments: Sequence[str], worker: Se
     if options.dry_run:
         _dry(plan, worker or WORKER, as_json=options.json)
         return DONE
-    _possible_here(recipe)
+    if lacking := lacks_here(recipe):
+        raise RecipeError(lacking)
     from pipeline.hub import settle
 
     again = f"pipeline run {shlex.join(_again(options, arguments))}"
@@ -105,20 +106,6 @@ def _publish(how: Publishing, run: Run, recipe: str) -> int:
         print(f"{error}\nthe run is done and stays; to publish it: pipeline publish {recipe}", file=sys.stderr)
         return FAILED
     return DONE
-
-
-def _possible_here(recipe: Recipe) -> None:
-    """Raises RecipeError if the recipe asks for more GPUs than stages would see, or for ZeRO where DeepSpeed is not installed."""
-    if recipe.hardware.zero not in (0, "auto") and find_spec("deepspeed") is None:
-        problem = f"found {recipe.hardware.zero}, which DeepSpeed does, and it is not installed: pip install 'recipe-pipeline[deepspeed]'"
-        raise RecipeError([Problem(recipe.document.place(("hardware", "zero")), "hardware.zero", problem)])
-    if (recipe.hardware.nodes or 1) > 1 and not recipe.hardware.hosts:
-        problem = f"found {recipe.hardware.nodes}, and hardware.hosts names none: name them there, or let Slurm choose them with --slurm"
-        raise RecipeError([Problem(recipe.document.place(("hardware", "nodes")), "hardware.nodes", problem)])
-    wanted, there = recipe.hardware.gpus, cuda_devices(os.environ)
-    if wanted != "auto" and wanted > there:
-        place = recipe.document.place(("hardware", "gpus"))
-        raise RecipeError([Problem(place, "hardware.gpus", f"found {wanted}, and stages would see {there} CUDA devices here")])
 
 
 def _again(options: argparse.Namespace, arguments: Sequence[str]) -> list[str]:

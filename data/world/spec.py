@@ -35,7 +35,7 @@ class Spec:
         bounds = {"people": (2, len(NAMES)), "attributes": (1, len(ATTRIBUTES)), "values": (2, min(len(a.values) for a in ATTRIBUTES))}
         for name, (low, high) in bounds.items():
             if not low <= getattr(self, name) <= high:
-                raise ValueError(f"world.{name} is {getattr(self, name)}; it must lie between {low} and {high}")
+                raise ValueError(f"{name}: found {getattr(self, name)}, wanted {low} to {high}")
         for name in (
             "documents",
             "documents_heldout",
@@ -48,8 +48,8 @@ class Spec:
             "exam",
         ):
             if getattr(self, name) < 1:
-                raise ValueError(f"world.{name} is {getattr(self, name)}; it must be at least 1")
+                raise ValueError(f"{name}: found {getattr(self, name)}, wanted at least 1")
         if not 0.0 < self.held_share < 1.0:
-            raise ValueError(f"world.held_share is {self.held_share}; it must lie between 0 and 1, both excluded")
+            raise ValueError(f"held_share: found {self.held_share}, wanted more than 0 and less than 1")
         if self.noise_temperature <= 0.0:
-            raise ValueError(f"world.noise_temperature is {self.noise_temperature}; it must be positive")
+            raise ValueError(f"noise_temperature: found {self.noise_temperature}, wanted more than 0")

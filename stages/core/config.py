@@ -1,12 +1,13 @@
 """Settings that stages share. Torch-free."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, ClassVar, Literal, Self
 from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field, model_validator
 
 from data.config import Context, Source, Spec, Takes
+from data.extent import Extent
 from stages.adapters.combinations import Carried, Situation
 from stages.contract import Hardware
 
@@ -79,6 +80,10 @@ class StageConfig(Spec):
 
     def room(self, field: str, contexts: Mapping[str, int | None]) -> int | None:
         """Most tokens that a record of a data field may have; None where there is no limit, or none that can be told."""
+        return None
+
+    def lacking(self, field: str, extent: Extent) -> str | None:
+        """What the records of a data field lack although the settings ask for it; None if nothing is known to be missing."""
         return None
 
     def divided(self) -> str | None:
@@ -182,6 +187,17 @@ class Sampling(Spec):
         return min(known) - self.max_new_tokens if known else None
 
 
+def references_told(rules: Sequence[str], extent: Extent) -> str | None:
+    """That prompts lack the reference by which one of these rules grades; None if each has one."""
+    from stages.core.rules import needs_reference
+
+    asking = next((rule for rule in rules if needs_reference(rule)), None)
+    without = extent.records - extent.references
+    if asking is None or not without:
+        return None
+    return f"{without:,} of {extent.records:,} prompts have no reference, by which rule '{asking}' grades; wanted a column reference (docs/data-formats.md)"
+
+
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 
@@ -260,6 +276,10 @@ class Rewarded(StageConfig):
 
     remote_hosts: Annotated[tuple[str, ...], Context()] = ()
     """Hosts that answers may be sent to by `rewards` with a `remote`; none if left out."""
+
+    def lacking(self, field: str, extent: Extent) -> str | None:
+        rules = [part.rule for part in getattr(self, "rewards", ()) if part.rule]
+        return references_told(rules, extent) if field in ("prompts", "validation") else None
 
     @model_validator(mode="after")
     def _hosts_are_allowed(self) -> Self:

@@ -45,6 +45,11 @@ def check_rule(name: str) -> None:
         load_rule(name)
 
 
+def needs_reference(name: str) -> bool:
+    """Whether a rule compares the answer with the prompt's reference; what a function of the user's does is not known."""
+    return name.partition(":")[0] in ("exact", "number", "world") or (name.startswith("regex:") and "{reference}" in name)
+
+
 def plain_name(rule: str) -> str:
     """What a rule is called in metrics: the function's name, or the built-in rule's without what follows its colon."""
     code = _CODE.match(rule)

@@ -6,7 +6,8 @@ from typing import Annotated, ClassVar, Literal, Self
 from pydantic import Field, model_validator
 
 from data.config import Source, Spec, Wants
-from stages.core.config import ModelRef, Rewarded, RewardPart, RuleName, Sampling, Sources
+from data.extent import Extent
+from stages.core.config import ModelRef, Rewarded, RewardPart, RuleName, Sampling, Sources, references_told
 
 
 class Task(Spec):
@@ -51,6 +52,9 @@ class Evaluate(Rewarded):
 
     def room(self, field: str, contexts: Mapping[str, int | None]) -> int | None:
         return self.sampling.room(self._answering(contexts)) if field.startswith("tasks.") else None
+
+    def lacking(self, field: str, extent: Extent) -> str | None:
+        return references_told([task.rule for n, task in enumerate(self.tasks) if field == f"tasks.{n}.prompts"], extent)
 
     @staticmethod
     def _answering(contexts: Mapping[str, int | None]) -> dict[str, int | None]:

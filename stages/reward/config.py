@@ -6,6 +6,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field
 
 from data.config import Source, Wants
+from data.extent import Extent
 from stages.adapters.config import Adapter
 from stages.core.config import ModelRef, Optimizer, Sources, StageConfig, steps_told
 
@@ -49,6 +50,15 @@ class Reward(StageConfig):
 
     def room(self, field: str, contexts: Mapping[str, int | None]) -> int | None:
         return self.max_tokens or contexts.get("model")
+
+    def lacking(self, field: str, extent: Extent) -> str | None:
+        if not self.margin or field != "data" or not extent.records:
+            return None
+        if extent.lowest_margin < 0:
+            return f"margin: found {extent.lowest_margin:g}, wanted at least 0: the chosen answer is the better one, so swap the two or leave margins out"
+        if not extent.margins:
+            return "margin: true, but no pair has a `margin` column (nor a ranked list with scores); leave it out or add the column"
+        return None
 
     def few_steps(self, records: float, characters: float, contexts: Mapping[str, int | None]) -> tuple[str, str] | None:
         steps = self.epochs * records / self.batch_pairs

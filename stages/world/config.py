@@ -1,8 +1,8 @@
 """Settings of the embedded world. Torch-free."""
 
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from stages.core.config import StageConfig
 
@@ -23,6 +23,14 @@ class World(StageConfig):
     """Preference pairs."""
     prompts: int | None = Field(None, gt=0)
     """Prompts for PPO."""
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        if sizes := self.sizes():
+            from data.world import Spec  # only here: loading the world costs every command 0.02 s
+
+            Spec(**sizes)
+        return self
 
     def sizes(self) -> dict[str, int]:
         """The sizes that are given."""

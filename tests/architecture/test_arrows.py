@@ -23,6 +23,7 @@ ENVIRONMENT = {
     "pipeline.execute": "hands the environment on to stage processes",
     "pipeline.chat.serve": "hands the environment on to the server",
     "pipeline.running": "looks which devices a child would see",
+    "pipeline.here": "looks which devices a child would see",
     "pipeline.upkeep": "looks which devices a child would see",
 }
 """Modules that may touch the environment, and why."""

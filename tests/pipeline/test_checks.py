@@ -221,7 +221,7 @@ def test_pairs_and_prompts_that_surely_do_not_fit_are_counted(capsys: pytest.Cap
     write("pairs", old, {"prompt": "Q", "chosen": "A", "rejected": "word " * 70}, {"prompt": "R", "chosen": "A", "rejected": "B"})
     Path("lengths.yaml").write_text(RECIPE + "  judge: {kind: reward, model: chat, data: [{path: pairs.jsonl}]}\n")
     assert "stages.judge.data: 2 of 3 records have more words than the 64 tokens that there is room for: 1 are left out" in told(capsys)
-    write("prompts", {"prompt": "word " * 30}, {"prompt": "Q"})
+    write("prompts", {"prompt": "word " * 30, "reference": "A"}, {"prompt": "Q", "reference": "B"})
     room = ("stages.policy.sampling.max_new_tokens=40", "stages.exam.sampling.max_new_tokens=8")
     assert "stages.policy.prompts: 1 of 2 records have more words than the 24 tokens that there is room for" in told(capsys, *room)
     error = complaint(capsys, room[0], "stages.exam.sampling.max_new_tokens=40")
@@ -254,3 +254,29 @@ def test_a_message_says_which_values_nobody_wrote(capsys: pytest.CaptureFixture[
     assert "critic_warmup 10 (the default) leaves none of steps 10 for the policy; lower critic_warmup or raise steps" in said
     said = complaint(capsys, "stages.exam.sampling={}")
     assert "found 256 (the default), which leaves no room for a prompt in a context of 64 tokens; set it lower" in said
+
+
+def test_prompts_without_the_reference_that_a_rule_grades_by_are_refused(capsys: pytest.CaptureFixture[str]):
+    write("prompts", {"prompt": "a", "reference": "b"}, {"prompt": "b"})
+    said = "1 of 2 prompts have no reference, by which rule 'exact' grades; wanted a column reference"
+    error = complaint(capsys)
+    assert f"stages.policy.prompts: {said}" in error
+    assert f"stages.exam.tasks.0.prompts: {said}" in error
+    ungraded = ("stages.policy.rewards=[{rule: 'length:5'}]", "stages.exam.tasks.0.rule=regex:b")
+    assert complaint(capsys, *ungraded) == ""
+    assert "regex:{reference}" in complaint(capsys, ungraded[0], 'stages.exam.tasks.0.rule="regex:{reference}"')
+
+
+@pytest.mark.parametrize(
+    ("margin", "said"), [({}, "margin: true, but no pair has a `margin` column"), ({"margin": -1}, "margin: found -1, wanted at least 0")]
+)
+def test_margins_that_are_asked_for_and_not_there_are_refused(capsys: pytest.CaptureFixture[str], margin: dict[str, int], said: str):
+    write("pairs", *({"prompt": f"Q{n}", "chosen": "A", "rejected": "B", **margin} for n in range(20)))
+    Path("lengths.yaml").write_text(RECIPE + "  judge: {kind: reward, model: chat, data: [{path: pairs.jsonl}], margin: true}\n")
+    assert f"stages.judge.data: {said}" in complaint(capsys)
+    assert complaint(capsys, "stages.judge.margin=false") == ""
+
+
+def test_a_file_of_no_known_kind_is_told_by_plan_too(capsys: pytest.CaptureFixture[str]):
+    assert main(["plan", "lengths.yaml", "stages.base.data.0.path=lengths.yaml"]) == 2
+    assert "cannot tell how to read a '.yaml' file" in capsys.readouterr().err

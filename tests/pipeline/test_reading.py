@@ -86,7 +86,7 @@ def test_anchors_and_merge_keys_work_and_own_keys_win():
     ("text", "sentence"),
     [
         ("a: [1", "not valid YAML"),
-        ("a: *b", "undefined alias"),
+        ("a: *b", "undefined alias 'b'; a text that begins with . or ., such as .*, wants quotes"),
         ("a: 1\n---\nb: 2", "single document"),
         ("%YAML 1.1\n---\na: yes", "f:1: directives are not used"),
         ("a: 'x\x00'", "not valid YAML"),

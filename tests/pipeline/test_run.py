@@ -264,14 +264,18 @@ def test_more_gpus_than_there_are_are_told_before_anything_starts(
 ):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
     assert workshop.carry_out("hardware.gpus=2") == WRONG_INPUT
-    assert "hardware.gpus: found 2, and stages would see 1 CUDA devices here" in capsys.readouterr().err
+    lacks = "hardware.gpus: found 2, and stages would see 1 CUDA devices here"
+    assert lacks in capsys.readouterr().err
     assert not workshop.run.path.exists()
+    for command in ("check", "plan"):  # of a run elsewhere
+        assert workshop.call(command, "chain.yaml", "hardware.gpus=2") == DONE
+        assert f"warning: a run cannot start on this machine: 'hardware.gpus=2': {lacks}" in capsys.readouterr().out
 
 
 def test_zero_without_deepspeed_is_told_before_anything_starts(
     workshop: Workshop, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr("pipeline.running.find_spec", lambda name: None)
+    monkeypatch.setattr("pipeline.here.find_spec", lambda name: None)
     assert workshop.carry_out("hardware.zero=3") == WRONG_INPUT
     assert "hardware.zero: found 3, which DeepSpeed does, and it is not installed" in capsys.readouterr().err
     assert not workshop.run.path.exists()
