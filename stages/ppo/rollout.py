@@ -14,7 +14,6 @@ from data.formats import Prompt
 from data.order import epoch_order
 from stages.core.answers import Answers, Scores
 from stages.core.config import Sampling
-from stages.core.divergence import Trouble
 from stages.core.generation import Completion, Engine
 from stages.core.rewards import Rewards
 from stages.core.seeds import seed_for
@@ -98,19 +97,3 @@ def question_of(seed: int, count: int, position: int) -> int:
 def _order(seed: int, count: int, epoch: int) -> list[int]:
     order: list[int] = epoch_order(count, seed_for(seed, "prompts"), epoch).tolist()
     return order
-
-
-def answers_told(trouble: Trouble, rollout: Rollout, rows: Sequence[int], step: int, minibatch: int) -> str:
-    """This process's answers of a minibatch in words; they are written beside the attempt's log with their prompts and rewards."""
-    held = [
-        {
-            "sample": rollout.samples[row],
-            "prompt_ids": rollout.prompt_ids[row],
-            "text": rollout.texts[row],
-            "reward": str(rollout.scores.total[row]),
-        }
-        for row in rows
-    ]
-    file = trouble.keep(f"diverged-{step}-{minibatch}.json", held)
-    few = ", ".join(str(rollout.samples[row]) for row in list(rows)[:8]) + (f" and {len(rows) - 8} more" if len(rows) > 8 else "")
-    return f"minibatch {minibatch} (answers {few} of the rollout; their text is in {file})"

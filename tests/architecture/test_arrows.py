@@ -102,6 +102,15 @@ def test_pure_files_import_nothing_of_ours_but_one_another(name: str):
         pytest.skip(f"{name} is not written yet")
 
 
+def test_the_algorithm_of_ppo_imports_torch_and_nothing_else():
+    above = {name.partition(".")[0] for name in imported(modules()["stages.ppo.algorithm"])}
+    assert above - set(sys.stdlib_module_names) == {"torch"}
+
+
+def test_the_loop_of_ppo_is_short_enough_to_read_as_the_algorithm():
+    assert len(modules()["stages.ppo.loop"].read_text(encoding="utf-8").splitlines()) < 120
+
+
 def test_settings_do_not_come_from_the_environment():
     wrong = {name: environment_reads(file) for name, file in modules().items() if name not in ENVIRONMENT and environment_reads(file)}
     assert wrong == {}
