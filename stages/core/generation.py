@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 from transformers import DynamicCache
+from transformers.cache_utils import DynamicLayer
 
 from stages.adapters.prompts import has_prompt, is_prompted, prefilled
 from stages.core.logprobs import arithmetic, chosen_logprobs, cut
@@ -104,7 +105,7 @@ class Transformers:
             lengths = [len(prompt) for prompt in prompts]
             for rows in cut([n + max_new_tokens for n in lengths], self.micro_batch, CACHED_TOKENS):
                 numbers = None if greedy else uniforms([seeds[i] for i in rows], max_new_tokens)
-                batch = _Rows(self.model, [prompts[i] for i in rows], numbers)
+                batch = _Rows(self.model, [prompts[i] for i in rows], numbers, max_new_tokens)
                 with arithmetic(batch.device, self.dtype):
                     answers = batch.answer(temperature, max_new_tokens, end_ids)
                 completions.update(zip(rows, answers, strict=True))
@@ -113,10 +114,38 @@ class Transformers:
         return [completions[i] for i in range(len(prompts))]
 
 
+class RoomyLayer(DynamicLayer):
+    """A layer of the cache with room for whole answers from the start: a growing one is copied anew for every token."""
+
+    def __init__(self, room: int) -> None:
+        super().__init__()
+        self.room, self.used = room, 0
+
+    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        """Keys and values so far, (rows, heads, tokens, head size) each, as views; what comes later is written behind them."""
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+            self.keys, self.values = (new.new_empty(*new.shape[:2], self.room, new.size(-1)) for new in (key_states, value_states))
+        begin, self.used = self.used, self.used + key_states.size(-2)
+        self.keys[:, :, begin : self.used] = key_states
+        self.values[:, :, begin : self.used] = value_states
+        return self.keys[:, :, : self.used], self.values[:, :, : self.used]
+
+    def get_seq_length(self) -> int:
+        return self.used
+
+
+def roomy_cache(config: Any, room: int) -> DynamicCache:
+    """An empty cache for `room` tokens. Layers of other kinds (sliding windows) stay as transformers makes them."""
+    cache = DynamicCache(config=config)
+    cache.layers = [RoomyLayer(room) if type(layer) is DynamicLayer else layer for layer in cache.layers]
+    return cache
+
+
 class _Rows:
     """One micro-batch on its way: the rows still being answered, their cache, mask and positions. Left padding only where prompts differ in length."""
 
-    def __init__(self, model: Any, prompts: Sequence[Sequence[int]], numbers_BT: np.ndarray | None) -> None:
+    def __init__(self, model: Any, prompts: Sequence[Sequence[int]], numbers_BT: np.ndarray | None, limit: int) -> None:
         self.device = next(model.parameters()).device
         # peft's own forward pass would put virtual tokens before every token that is drawn: they lie in the cache instead.
         self.model = model.get_base_model() if has_prompt(model) else model
@@ -128,7 +157,7 @@ class _Rows:
         self.rows_B = torch.arange(self.count, device=self.device)
         self.padding_B = self.longest - self.lengths_B
         filled = prefilled(model, self.model.get_decoder(), self.count) if is_prompted(model) else None
-        self.cache = filled if filled is not None else DynamicCache(config=model.config)
+        self.cache = filled if filled is not None else roomy_cache(model.config, self.longest + limit)
         self.virtual = self.cache.get_seq_length()
         """Virtual tokens before the text."""
 

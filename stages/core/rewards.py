@@ -22,7 +22,7 @@ from stages.contract import Artifact, Hardware, Job
 from stages.core.answers import Answers, Scorer, Scores
 from stages.core.config import RewardPart
 from stages.core.generation import Completion
-from stages.core.logprobs import cut
+from stages.core.logprobs import passes
 from stages.core.models import check_fit, load_reward_model, load_tokenizer
 from stages.core.parity import backbone
 from stages.core.remote import RemoteScorer
@@ -126,7 +126,7 @@ def last_token_scores(
     """
     scores_B = torch.zeros(len(rows))
     device = next(model.parameters()).device
-    batches = cut([len(row) for row in rows], micro_batch)
+    batches = passes([len(row) for row in rows], micro_batch, device)
     for batch in [*batches, *batches[:1] * (rounds(len(batches)) - len(batches))]:
         longest = max(len(rows[i]) for i in batch)
         ids = torch.tensor([[*rows[i], *[0] * (longest - len(rows[i]))] for i in batch], device=device)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from data.order import visited
-from stages.core.logprobs import TOKENS_AT_ONCE, TokenLogprobs, batch_of, cut
+from stages.core.logprobs import TokenLogprobs, batch_of, passes
 from stages.core.seeds import seed_for
 from stages.ppo.ranks import Ranks
 
@@ -35,7 +35,7 @@ class Mix:
         mine = chosen[self.ranks.rank :: self.ranks.size]
         device = next(self.policy.parameters()).device
         total = torch.zeros((), device=device)
-        parts = [[mine[i] for i in rows] for rows in cut([len(ids) for ids in mine], micro_batch, TOKENS_AT_ONCE)] if mine else []
+        parts = [[mine[i] for i in rows] for rows in passes([len(ids) for ids in mine], micro_batch, device)]
         for number in range(self.ranks.most(len(parts))):
             part = parts[number] if number < len(parts) else chosen[:1]  # only to be there
             batch = batch_of([ids[:1] for ids in part], [ids[1:] for ids in part], device)

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from stages.core.logprobs import TOKENS_AT_ONCE, Batch, batch_of, cut
+from stages.core.logprobs import Batch, batch_of, passes
 from stages.core.seeds import seed_for
 from stages.ppo.algorithm import PolicyLoss, kl_estimate, policy_loss, token_weights, value_loss
 from stages.ppo.config import PPO
@@ -115,7 +115,7 @@ class Update:
         mine = torch.tensor([float(sum(len(known.completions[i]) for i in rows)), float(len(rows))], dtype=torch.float64)
         tokens, answers = self.ranks.sum(mine).tolist()
         lengths = [len(known.prompts[i]) + len(known.completions[i]) for i in rows]
-        cuts = cut(lengths, self.micro_batch, TOKENS_AT_ONCE)
+        cuts = passes(lengths, self.micro_batch, self.device)
         for number in range(self.ranks.most(len(cuts))):
             # Where the other processes have more: an answer without weight, only to be there.
             part = [rows[i] for i in cuts[number]] if number < len(cuts) else [0]

@@ -39,7 +39,7 @@ class Reward(StageConfig):
     max_tokens: int | None = Field(None, gt=1)
     """Longest prompt and answer; the model's context if left out. Longer prompts lose their oldest turns; a pair that still does not fit is left out and counted."""
     centre: float = Field(0.01, ge=0)
-    """Coefficient of the penalty on the sum of both rewards, which keeps their mean near zero (Eisenstein et al. 2023)."""
+    """Coefficient of the penalty on the sum of both rewards, which keeps their mean near zero (Eisenstein et al. 2023) and makes them smaller: by about a fifth where utilities vary by 2. PPO divides by their deviation, which undoes it."""
     margin: bool = False
     """Ask for a difference of rewards of at least the pairs' `margin` column, or the difference of a ranked list's scores (Touvron et al. 2023)."""
     label_smoothing: float = Field(0.0, ge=0, lt=0.5)

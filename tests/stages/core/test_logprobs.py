@@ -139,7 +139,7 @@ def test_a_sweep_gives_rows_in_order_and_zeros_where_masked():
 
 def test_micro_batches_hold_every_row_once_and_keep_their_bounds():
     lengths = [5, 3, 8, 8, 1, 2, 30]
-    for batches in (cut(lengths, rows=2), cut(lengths, tokens=16)):
+    for batches in (cut(lengths, 2, 1), cut(lengths, None, 16)):
         assert sorted(i for batch in batches for i in batch) == list(range(7))
-    assert all(len(batch) <= 2 for batch in cut(lengths, rows=2))
-    assert all(len(batch) * max(lengths[i] for i in batch) <= 16 or len(batch) == 1 for batch in cut(lengths, tokens=16))
+    assert all(len(batch) <= 2 for batch in cut(lengths, 2, 1))
+    assert all(len(batch) * max(lengths[i] for i in batch) <= 16 or len(batch) == 1 for batch in cut(lengths, None, 16))

@@ -9,6 +9,7 @@ from stages.reward.config import Reward
 from stages.reward.learning import Order, collate, smoothed_loss
 from stages.reward.model import classifier_of, score_pairs, teach, untaught, without_dropout
 from stages.reward.pairs import Named, divide, encode
+from tests.stages.reward.planted import rows, utility
 from tests.stages.tiny import tokenizer_of
 
 
@@ -26,6 +27,19 @@ def test_the_loss_is_the_bradley_terry_likelihood_of_the_label():
     assert loss_of(2.0, 0.5) == pytest.approx(-math.log(1 / (1 + math.exp(-1.5))))
     assert loss_of(2.0, 0.5, 1.0) == pytest.approx(math.log(1 + math.exp(-0.5)))
     assert loss_of(2.0, 0.5, centre=0.1) == pytest.approx(loss_of(2.0, 0.5) + 0.1 * 2.5**2)
+
+
+def test_centring_costs_scale_and_without_it_the_likeliest_rewards_are_the_utilities():
+    """Rewards that are the true utilities times a scale: the loss is least at 1, with the default centring at about 0.8, whatever the number of pairs."""
+    utilities = torch.tensor([[utility(row[side][0]["content"]) for side in ("chosen", "rejected")] for row in rows(12000, seed=1)])
+    scales = torch.linspace(0.5, 1.5, 101)
+
+    def best(centre):
+        losses = torch.stack([smoothed_loss(scale * utilities, None, centre=centre, smoothing=0.0).mean() for scale in scales])
+        return float(scales[losses.argmin()])
+
+    assert best(0.0) == pytest.approx(1.0, abs=0.06)
+    assert best(Reward.model_fields["centre"].default) == pytest.approx(0.8, abs=0.06)
 
 
 def test_label_smoothing_is_the_mean_loss_over_both_labels_and_is_least_at_the_noises_own_odds():

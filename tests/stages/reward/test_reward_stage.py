@@ -198,15 +198,16 @@ def test_swapping_chosen_and_rejected_mirrors_the_accuracy_and_leaves_the_truth(
 
 @pytest.mark.slow
 def test_planted_preferences_are_found_to_within_the_noise(tmp_path):
+    """Without centring, which trades some of the rewards' scale for their mean (`test_centring_costs_scale...`)."""
     tokenizer = tokenizer_of(WORDS + ASKED)
     saved(causal_lm(tokenizer, layers=1), tokenizer, tmp_path / "sft")
-    written(tmp_path / "pairs.jsonl", rows(12000, seed=1))
+    written(tmp_path / "pairs.jsonl", rows(6000, seed=1))
     written(tmp_path / "held-out.jsonl", rows(1500, seed=2))
-    _, result = run(tmp_path, tmp_path / "stage", epochs=5.0, batch_pairs=64)
+    _, result = run(tmp_path, tmp_path / "stage", epochs=5.0, batch_pairs=64, centre=0.0)
     metrics = result.metrics
     assert metrics["accuracy"] >= metrics["oracle_accuracy"] - 0.02
     assert metrics["utility_correlation"] >= 0.95
-    assert 0.75 <= metrics["utility_slope"] <= 1.25
+    assert 0.85 <= metrics["utility_slope"] <= 1.15
     assert metrics["calibration_error"] <= 0.04
     assert abs(metrics["length_correlation"]) <= 0.15
     assert 0.45 <= metrics["length_baseline"] <= 0.55
