@@ -16,7 +16,7 @@ from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
 from stages.adapters.prompts import has_prompt, is_prompted, prefilled
-from stages.core.logprobs import arithmetic, chosen_logprobs, cut
+from stages.core.logprobs import arithmetic, chosen_logprobs, cut, passes
 from stages.core.watchdog import beat
 
 CACHED_TOKENS = 1 << 16
@@ -124,8 +124,7 @@ class RoomyLayer(DynamicLayer):
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
         """Keys and values so far, (rows, heads, tokens, head size) each, as views; what comes later is written behind them."""
         if not self.is_initialized:
-            self.lazy_initialization(key_states, value_states)
-            self.keys, self.values = (new.new_empty(*new.shape[:2], self.room, new.size(-1)) for new in (key_states, value_states))
+            self.make_room(key_states, value_states, len(key_states))
         begin, self.used = self.used, self.used + key_states.size(-2)
         self.keys[:, :, begin : self.used] = key_states
         self.values[:, :, begin : self.used] = value_states
@@ -133,6 +132,19 @@ class RoomyLayer(DynamicLayer):
 
     def get_seq_length(self) -> int:
         return self.used
+
+    def make_room(self, key_states: Tensor, value_states: Tensor, rows: int) -> None:
+        """Allocate for so many rows. Zeros, because what lies before a shorter prompt is masked, and a masked NaN would still be one."""
+        self.lazy_initialization(key_states, value_states)
+        self.keys, self.values = (new.new_zeros(rows, new.size(1), self.room, new.size(-1)) for new in (key_states, value_states))
+
+    def place(self, rows: list[int], count: int, end: int, part: Any) -> None:
+        """Put what another layer holds of some of `count` rows where its last token lies before `end`."""
+        if not self.is_initialized:
+            self.make_room(part.keys, part.values, count)
+        for whole, own in ((self.keys, part.keys), (self.values, part.values)):
+            whole[rows, :, end - own.size(-2) : end] = own
+        self.used = end
 
 
 def roomy_cache(config: Any, room: int) -> DynamicCache:
@@ -169,7 +181,7 @@ class _Rows:
         ended_B = torch.zeros(self.count, dtype=torch.bool, device=self.device)
         for t in range(limit):
             beat()
-            logits_BV = self._forward(t)
+            logits_BV = self._forward(t) if t else self._read_prompts()
             uniform_B = None if self.numbers_BT is None else self.numbers_BT[self.rows_B, t]
             token_B = draw(logits_BV, uniform_B, temperature)
             tokens_BT[self.rows_B, t] = token_B
@@ -183,19 +195,36 @@ class _Rows:
         columns = zip(tokens_BT.tolist(), logp_BT.tolist(), lengths_B.tolist(), ended_B.tolist(), strict=True)
         return [Completion(ids[:n], ended, logp[:n]) for ids, logp, n, ended in columns]
 
+    def _read_prompts(self) -> Tensor:
+        """Logits (rows, V) of the first tokens. The prompts enter the cache neighbours in length together, so that little of them is padding."""
+        if not all(isinstance(layer, RoomyLayer) for layer in self.cache.layers):
+            return self._forward(0)
+        groups = passes(self.lengths_B.tolist(), None, self.device)
+        found = []
+        for rows in groups:
+            part, width = DynamicCache(config=self.model.config), int(self.lengths_B[rows].max())
+            found.append(self._logits(self.ids[rows, -width:], self.padding_B[rows] - (self.longest - width), part, width))
+            for layer, own in zip(self.cache.layers, part.layers, strict=True):
+                layer.place(rows, self.count, self.longest, own)
+        order = torch.tensor([row for rows in groups for row in rows], device=self.device).argsort()
+        return torch.cat(found)[order]
+
     def _forward(self, t: int) -> Tensor:
-        """Logits (rows, V) float32 of the next token; the ids given since the last call enter the cache."""
-        width = self.longest + t
-        first = width - self.ids.size(1)
-        positions = (torch.arange(first, width, device=self.device) - self.padding_B[:, None]).clamp(min=0)
-        mask = (torch.arange(width, device=self.device) >= self.padding_B[:, None]).long() if bool(self.padding_B.any()) else None
+        """Logits (rows, V) of the next token; the ids given since the last call enter the cache."""
+        return self._logits(self.ids, self.padding_B, self.cache, self.longest + t)
+
+    def _logits(self, ids: Tensor, padding_B: Tensor, cache: Any, width: int) -> Tensor:
+        """Logits (rows, V) float32 of what follows `ids`, the last of `width` tokens with the padding before them; they enter the cache."""
+        first = width - ids.size(1)
+        positions = (torch.arange(first, width, device=self.device) - padding_B[:, None]).clamp(min=0)
+        mask = (torch.arange(width, device=self.device) >= padding_B[:, None]).long() if bool(padding_B.any()) else None
         if mask is not None and self.virtual:
             mask = torch.cat([mask.new_ones(mask.size(0), self.virtual), mask], dim=1)
         output = self.model(
-            input_ids=self.ids,
+            input_ids=ids,
             attention_mask=mask,
             position_ids=positions + self.virtual,
-            past_key_values=self.cache,
+            past_key_values=cache,
             use_cache=True,
             logits_to_keep=1,
         )
