@@ -9,6 +9,7 @@ import hashlib
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -40,6 +41,13 @@ class Sum:
         return self.a + self.b if self.operation == "+" else self.a - self.b
 
     @property
+    def carries(self) -> bool:
+        """Whether a column of digits carries to the next one, or borrows from it."""
+        a, b = (str(number)[::-1] for number in (self.a, self.b))
+        columns = zip_longest(map(int, a), map(int, b), fillvalue=0)
+        return any(x + y > 9 if self.operation == "+" else y > x for x, y in columns)
+
+    @property
     def working(self) -> str:
         return f"{self.a} {self.operation} {self.b} ="
 
@@ -49,8 +57,11 @@ class Spec:
     """Sizes and noise."""
 
     seed: int
+    smallest: int
     largest: int
-    """Numbers go from 0 to this."""
+    """Numbers go from `smallest` to this."""
+    carry: bool
+    """Whether sums that carry or borrow from one column to the next are among them."""
     mistakes: float
     """Share of the chats whose result is wrong."""
     new: float
@@ -63,8 +74,9 @@ class Spec:
 
 def sums(spec: Spec) -> tuple[list[Sum], list[Sum]]:
     """All sums that are taught, and the new ones. No result is negative."""
-    numbers = range(spec.largest + 1)
+    numbers = range(spec.smallest, spec.largest + 1)
     every = [Sum(a, operation, b) for operation in "+-" for a in numbers for b in numbers if operation == "+" or b <= a]
+    every = [each for each in every if spec.carry or not each.carries]
 
     def place(each: Sum) -> float:
         return int.from_bytes(hashlib.sha256(f"{spec.seed} {each.working}".encode()).digest()[:8]) / 2**64

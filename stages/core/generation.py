@@ -114,7 +114,7 @@ class Transformers:
         return [completions[i] for i in range(len(prompts))]
 
 
-class RoomyLayer(DynamicLayer):
+class RoomyLayer(DynamicLayer):  # type: ignore[misc]
     """A layer of the cache with room for whole answers from the start: a growing one is copied anew for every token."""
 
     def __init__(self, room: int) -> None:

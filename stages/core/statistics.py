@@ -4,6 +4,7 @@ N prompts, K samples of each.
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -40,11 +41,16 @@ def wilson(successes: float, trials: int) -> Estimate:
 
 def bootstrap(values_N: Floats, *, seed: int, draws: int = 1000) -> Estimate:
     """A mean with its percentile bootstrap interval over the N values (Efron 1979). Raises ValueError without values."""
-    if not len(values_N):
+    return bootstrap_of(lambda rows_N: float(values_N[rows_N].mean()), len(values_N), seed=seed, draws=draws)
+
+
+def bootstrap_of(statistic: Callable[[NDArray[np.int64]], float], count: int, *, seed: int, draws: int = 1000) -> Estimate:
+    """A function of rows 0 to `count` with its percentile bootstrap interval over them. Raises ValueError without rows."""
+    if not count:
         raise ValueError("a mean of nothing has no interval")
     generator = np.random.default_rng(seed)
-    means = np.array([values_N[generator.integers(len(values_N), size=len(values_N))].mean() for _ in range(draws)])
-    return Estimate(float(values_N.mean()), float(np.quantile(means, 0.025)), float(np.quantile(means, 0.975)))
+    found = np.array([statistic(generator.integers(count, size=count)) for _ in range(draws)])
+    return Estimate(statistic(np.arange(count)), float(np.quantile(found, 0.025)), float(np.quantile(found, 0.975)))
 
 
 def estimate(values_N: Floats, *, seed: int) -> Estimate:
@@ -81,6 +87,23 @@ def best_of(rewards_NK: Floats, values_NK: Floats, n: int) -> Floats:
 def best_of_kl(n: int) -> float:
     """Upper bound on KL(best of n || one sample), in nats: log n - (n - 1) / n (Stiennon et al. 2020; a bound by Beirami et al. 2024)."""
     return math.log(n) - (n - 1) / n
+
+
+def above_best_of(reward_N: Floats, kl_N: Floats, baseline_NK: Floats, *, seed: int) -> Estimate | None:
+    """How far a model's mean reward lies above that of the best of n of the baseline's K samples, at the model's own mean KL to the baseline.
+
+    n runs over 1 to K at its KL bound, straight lines between. The interval draws prompts anew for reward, KL and curve together. None where the KL is
+    larger than that of the best of K: there is nothing to compare with.
+    """
+    distances_K = np.array([best_of_kl(n) for n in range(1, baseline_NK.shape[1] + 1)])
+    if kl_N.mean() > distances_K[-1] + 1e-9:
+        return None
+    curve_NK = np.stack([best_of(baseline_NK, baseline_NK, n) for n in range(1, baseline_NK.shape[1] + 1)], axis=1)
+
+    def above(rows_N: NDArray[np.int64]) -> float:
+        return float(reward_N[rows_N].mean() - np.interp(kl_N[rows_N].mean(), distances_K, curve_NK[rows_N].mean(axis=0)))
+
+    return bootstrap_of(above, len(reward_N), seed=seed)
 
 
 def correlation(first_N: Floats, second_N: Floats) -> float:

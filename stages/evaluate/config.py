@@ -36,7 +36,7 @@ class Evaluate(Rewarded):
     rewards: tuple[RewardPart, ...] = ()
     """Scored on every sampled answer."""
     best_of: int = Field(4, ge=1)
-    """Best-of-n of `baseline` by reward, as the yardstick for PPO; 1 leaves it out."""
+    """Best-of-n of `baseline` by reward, as the yardstick for PPO; 1 leaves it out. With n large enough (8: 1.2 nats, 16: 1.8) the report says how far each model lies above the curve of all n at its own KL."""
     baseline: ModelRef | None = None
     """Model that win rate, KL and best-of-n are measured against; the model before the last if left out."""
     answers: int = Field(1, ge=1)

@@ -5,13 +5,16 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from stages.contract import Table
 from stages.core.answers import Scores
 from stages.core.rewards import Rewards
 from stages.core.seeds import seed_for
-from stages.core.statistics import Estimate, Floats, best_of, best_of_kl, bootstrap, estimate, wins
+from stages.core.statistics import Estimate, Floats, above_best_of, best_of, best_of_kl, bootstrap, estimate, wins
 from stages.evaluate.exam import Exam, Paper, ended, graded, lengths
 from stages.evaluate.family import Member
-from stages.evaluate.report import BestOf, Column, Said
+from stages.evaluate.report import BestOf, Column, Said, readable, shown
+
+ABOVE_CURVE = "reward_above_best_of_n_at_its_kl"
 
 
 @dataclass(frozen=True)
@@ -137,6 +140,29 @@ def add_changes(
             if best and column.name in marks and now:
                 changes[f"reward_above_best_of_{n}"] = now["reward"] - best["reward"]
             column.changes |= {key(name): bootstrap(values, seed=_seed(seed, name)) for name, values in changes.items()}
+        for member in family if n > 1 else ():
+            if member is not baseline and (above := above_curve(marks[member.name][number], before, seed)) is not None:
+                next(c for c in columns if c.name == member.name).changes[key(ABOVE_CURVE)] = above
+
+
+def above_curve(marks: Marks, baseline: Marks, seed: int) -> Estimate | None:
+    """How far a model's reward lies above the baseline's best-of-n curve at equal KL; None where the curve does not reach as far, or KL is not known."""
+    if marks.kl is None:
+        return None
+    return above_best_of(marks.reward, marks.kl, baseline.rewards_NK, seed=_seed(seed, ABOVE_CURVE))
+
+
+def curve_table(baseline: Member, marks: Marks, seed: int) -> Table:
+    """What the best of n samples of the baseline costs at most in KL, and what it brings."""
+    curve = best_of_curve(baseline, marks, seed)
+    rows: list[list[str | float | None]] = [
+        [str(n), round(best_of_kl(n), 3), shown(curve.rewards[n]), shown(curve.truths[n])] for n in curve.rewards
+    ]
+    return Table(
+        title=f"Best of n of {baseline.name}, {marks.paper.exam.task.name}",
+        columns=["n", "kl, at most", "reward", readable(marks.truth)],
+        rows=rows,
+    )
 
 
 def _answered(marks: Marks) -> dict[str, Floats]:

@@ -16,7 +16,7 @@ from stages.evaluate.config import Evaluate
 from stages.evaluate.exam import Exam, read_exams
 from stages.evaluate.family import Member, examine, measure_distance, members
 from stages.evaluate.figure import draw
-from stages.evaluate.marks import Marks, add_changes, best_of_column, best_of_curve, column_of, mark, naming, said
+from stages.evaluate.marks import Marks, add_changes, best_of_column, best_of_curve, column_of, curve_table, mark, naming, said
 from stages.evaluate.points import points
 from stages.evaluate.report import Column, family_table, flat, markdown, reward_over_kl, side_by_side, truth_over_reward
 
@@ -45,6 +45,8 @@ def run(job: Job, config: Evaluate, hardware: Hardware) -> Result:
         tables.append(family_table("By group of prompts", grouped, "grouped"))
     if changed := [column for column in columns if column.changes]:
         tables.append(family_table(f"Change from {baseline.name}, prompt by prompt", changed, "changes"))
+    if best_of > 1:
+        tables += [curve_table(baseline, marked, job.seed) for marked in marks[baseline.name]]
 
     def write(folder: Path) -> Artifact:
         write_report(folder, columns, tables, notes)

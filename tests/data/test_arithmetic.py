@@ -2,13 +2,14 @@
 
 import json
 import re
+from itertools import product
 
 import pytest
 
 from data.arithmetic import Spec, sums, write
 from stages.core.rules import load_rule
 
-SPEC = Spec(seed=3, largest=9, mistakes=0.3, new=0.15, documents=200, chats=2000, prompts=300, exam=100)
+SPEC = Spec(seed=3, smallest=0, largest=9, carry=True, mistakes=0.3, new=0.15, documents=200, chats=2000, prompts=300, exam=100)
 
 
 @pytest.fixture(scope="module")
@@ -53,6 +54,15 @@ def test_new_sums_stand_in_the_exam_alone(files):
     assert not (pairs["taught"] & pairs["new"]) - both
     asked = {tuple(numbers(row["prompt"])) for row in files["prompts"]}
     assert asked <= {(each.a, each.b) for each in taught}
+
+
+def test_without_carrying_every_column_stands_alone_and_no_other_sum_is_left_out():
+    spec = Spec(**{**vars(SPEC), "smallest": 8, "largest": 40, "carry": False})
+    found = {(each.a, each.operation, each.b) for part in sums(spec) for each in part}
+    for a, b in product(range(8, 41), repeat=2):
+        columns = list(zip(f"{a:02}", f"{b:02}", strict=True))
+        assert ((a, "+", b) in found) == all(int(x) + int(y) < 10 for x, y in columns)
+        assert ((a, "-", b) in found) == all(x >= y for x, y in columns)
 
 
 def test_the_data_are_a_function_of_the_seed(tmp_path):

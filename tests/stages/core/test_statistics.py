@@ -3,7 +3,7 @@ from itertools import combinations
 import numpy as np
 import pytest
 
-from stages.core.statistics import best_of, best_of_kl, bootstrap, correlation, estimate, wilson, wins
+from stages.core.statistics import above_best_of, best_of, best_of_kl, bootstrap, correlation, estimate, wilson, wins
 
 
 def test_wilsons_interval_equals_published_numbers_and_stays_between_zero_and_one():
@@ -79,3 +79,16 @@ def test_correlation_is_numpys_and_zero_for_a_constant():
     first, second = np.random.default_rng(3).normal(size=(2, 50))
     assert correlation(first, second) == pytest.approx(np.corrcoef(first, second)[0, 1])
     assert correlation(np.ones(50), second) == 0.0
+
+
+def test_the_best_of_n_lies_on_its_own_curve_and_a_constant_more_lies_above_it_by_that():
+    rewards = np.random.default_rng(0).normal(size=(200, 8))
+    for n in (1, 3, 8):
+        found = above_best_of(best_of(rewards, rewards, n) + 0.25, np.full(200, best_of_kl(n)), rewards, seed=0)
+        assert found is not None
+        assert found.mean == pytest.approx(0.25)
+        assert found.low <= 0.25 <= found.high
+    between = above_best_of(np.zeros(200), np.full(200, (best_of_kl(2) + best_of_kl(3)) / 2), rewards, seed=0)
+    assert between is not None
+    assert between.mean == pytest.approx(-(best_of(rewards, rewards, 2).mean() + best_of(rewards, rewards, 3).mean()) / 2)
+    assert above_best_of(rewards[:, 0], np.full(200, best_of_kl(8) + 0.01), rewards, seed=0) is None

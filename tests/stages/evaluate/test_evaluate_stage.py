@@ -92,7 +92,8 @@ def test_every_model_is_measured_by_every_quantity_and_by_group(report):
         ):
             assert math.isfinite(result.metrics[f"{name}.{quantity}"])
     assert result.metrics["best_of_4.reward"] >= result.metrics["chat.reward"]
-    family, groups, changes = result.tables
+    family, groups, changes, curve = result.tables
+    assert [row[:2] for row in curve.rows] == [["1", 0.0], ["2", 0.193], ["4", 0.636]]
     assert changes.columns == ["", "base", "twin", "best of 4 of chat"]
     assert family.columns == ["", "base", "chat", "twin", "best of 4 of chat"]
     assert [row[0] for row in groups.rows] == ["regex even", "regex odd", "regex, greedy even", "regex, greedy odd"] or len(
@@ -120,6 +121,9 @@ def test_changes_are_differences_prompt_by_prompt_so_that_a_twin_has_none_at_all
     assert row[2] == "0 (0 to 0)"
     assert metrics["twin.reward_above_best_of_4"] == pytest.approx(-metrics["best_of_4.reward_change"])
     assert "chat.reward_change" not in metrics
+    # The twin is at no distance, where the curve is the mean of chat's four samples, of which the twin gave the first.
+    mean = float(report[1].tables[3].rows[0][2].split()[0])
+    assert metrics["twin.reward_above_best_of_n_at_its_kl"] == pytest.approx(metrics["chat.reward"] - mean, abs=0.01)
 
 
 def test_several_answers_are_told_as_their_mean_and_best_of_n_draws_no_fewer(made, report, tmp_path):
