@@ -89,7 +89,7 @@ def _json(_: str) -> Rule:
     def rule(prompt: list[dict[str, Any]], completion: str, finished: bool, reference: Any) -> float:
         try:
             json.loads(re.sub(r"^```(?:json)?|```$", "", completion.strip()))
-        except ValueError:
+        except (ValueError, RecursionError):  # a policy may well try a thousand brackets
             return 0.0
         return 1.0
 

@@ -22,6 +22,7 @@ def grade(name, answer, reference=None, finished=True):
         ("json", '{"a": [1, 2]}', None, 1),
         ("json", '```json\n{"a": 1}\n```', None, 1),
         ("json", '{"a": ', None, 0),
+        ("json", "[" * 100_000, None, 0),
         ("number", "2 and 3 make 5", "#### 5", 1),
         ("number", "so #### 1,234", "1234", 1),
         ("number", "#### 5 of 7", "5", 1),

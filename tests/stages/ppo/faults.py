@@ -1,6 +1,6 @@
 """Faults put in on purpose: each names what it breaks in the sources and the tests that must fail with it.
 
-    python -m tests.stages.ppo.faults [part of a name ...]
+    python -m tests.stages.ppo.faults [part of a name or file ...]
 
 Prints a row of FAULTS.md for each fault: the first test that failed, or NOT CAUGHT. A fault lives in a child process alone: what it loads of our
 modules is changed as it is read, no file is touched. Libraries are loaded once, before the children are made.
@@ -222,7 +222,7 @@ def main(names: Sequence[str]) -> int:
     torch.set_num_threads(1)
     missed = 0
     for fault in FAULTS:
-        if names and not any(name in fault.name for name in names):
+        if names and not any(name in f"{fault.file} {fault.name}" for name in names):
             continue
         told = verdict(fault)
         missed += "NOT " in told
