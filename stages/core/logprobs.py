@@ -197,9 +197,11 @@ class Sweep:
 
         `rounds` says how many passes to make in place of as many as are needed; what is asked only to be there is asked again and dropped.
         """
-        mask_BT = self.mask_BT
+        mask_BT, batches = self.mask_BT, list(self.batches())
         found: list[Tensor] = []
-        for rows, batch in self.batches():
+        # Asked before the first pass: passes ask too, and the processes must ask in one order.
+        idle = rounds(len(batches)) - len(batches)
+        for rows, batch in batches:
             beat()
             outputs = [output for output in forward(batch) if output is not None]
             found = found or [torch.zeros(mask_BT.shape) for _ in outputs]
@@ -207,8 +209,7 @@ class Sweep:
                 part_BT = torch.zeros(len(rows), mask_BT.size(1))
                 part_BT[mask_BT[rows]] = output_N.float().cpu()
                 whole_BT[rows] = part_BT
-        batches = list(self.batches())
-        for _ in range(rounds(len(batches)) - len(batches)):
+        for _ in range(idle):
             forward(batches[0][1])
         return tuple(found)
 

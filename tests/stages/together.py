@@ -25,15 +25,30 @@ def task(job: Job, kills: Sequence[int] = ()) -> dict:
     return {"job": str(job.folder / "job.json"), "kills": list(kills)}
 
 
-def together(tasks: Sequence[dict], folder: Path, processes: int = 2, seconds: int = 1800) -> None:
-    """Carry all tasks out. Raises AssertionError with the end of what was printed."""
+def together(tasks: Sequence[dict], folder: Path, processes: int = 2, seconds: int = 1800, *, steady: bool = False) -> None:
+    """Carry all tasks out, with AdamW as it is or `steady`. Raises AssertionError with the end of what was printed."""
     (folder / "tasks.json").write_text(json.dumps(tasks))
     launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
     settings = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "DS_ACCELERATOR": "cpu", "ACCELERATE_USE_DEEPSPEED": "true"}
-    argv = [sys.executable, *(launcher if processes > 1 else ()), __file__, str(folder / "tasks.json")]
+    argv = [sys.executable, *(launcher if processes > 1 else ()), __file__, str(folder / "tasks.json"), *(["steady"] if steady else [])]
     done = subprocess.run(argv, env=settings, cwd=folder, capture_output=True, text=True, timeout=seconds, check=False)
     told = done.stderr.partition("ChildFailedError")[0].partition("torch/distributed/elastic")[0]
     assert done.returncode == 0, f"{done.stdout[-1000:]}\n{told[-4000:]}"
+
+
+def be_steady() -> None:
+    """AdamW that hardly divides: where a gradient is almost zero, its rounding no longer shows at the size of the learning rate."""
+    from stages.core import schedules
+
+    usual = schedules.adamw
+
+    def adamw(*given):
+        made = usual(*given)
+        for group in made.param_groups:
+            group["eps"] = 1.0
+        return made
+
+    schedules.adamw = adamw  # before anything imports it from there
 
 
 class Killed(BaseException):
@@ -84,6 +99,8 @@ def attempt(job: Job, kill: int | None) -> None:
 
 if __name__ == "__main__":
     warnings.filterwarnings("ignore")
+    if sys.argv[2:] == ["steady"]:
+        be_steady()
     for given in json.loads(Path(sys.argv[1]).read_text()):
         for kill in [*given["kills"], None]:
             attempt(Job.model_validate_json(Path(given["job"]).read_text()), kill)
