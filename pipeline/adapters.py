@@ -2,12 +2,12 @@
 
 from collections.abc import Mapping
 from importlib.util import find_spec
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from data.errors import DataError
 from pipeline.artifacts import inspect
 from pipeline.errors import Problem
-from pipeline.launch import cuda_devices
 from stages.adapters.bases import base_of
 from stages.adapters.combinations import Carried, complaint
 from stages.adapters.config import QLora, settings_of
@@ -18,12 +18,15 @@ if TYPE_CHECKING:
     from pipeline.references import Reference
 
 
-def adapter_problems(recipe: "Recipe") -> list[Problem]:
-    """Stages whose adapter, or whose models' adapters, cannot be used as the recipe asks."""
+NONE: Mapping[str, Path] = {}
+
+
+def adapter_problems(recipe: "Recipe", fetched: Mapping[str, Path] = NONE) -> list[Problem]:
+    """Stages whose adapter, or whose models' adapters, cannot be used as the recipe asks. `fetched` has the folders of Hub models that are here."""
     problems: list[Problem] = []
     left: dict[str, Carried] = {}
     for name, config in recipe.stages.items():
-        carried = {ref.field: _carried(recipe, ref, left) for ref in recipe.references.get(name, [])}
+        carried = {ref.field: _carried(recipe, ref, left, fetched) for ref in recipe.references.get(name, [])}
         situation = config.situation(carried, checkpointing=recipe.hardware.gradient_checkpointing)
         left[name] = Carried()
         if situation is None:
@@ -35,37 +38,38 @@ def adapter_problems(recipe: "Recipe") -> list[Problem]:
     return problems
 
 
-def base_problems(recipe: "Recipe") -> list[Problem]:
-    """Adapters in the user's folders whose base is missing or another one, and four-bit bases on a machine that cannot hold them."""
+def base_problems(recipe: "Recipe", fetched: Mapping[str, Path] = NONE) -> list[Problem]:
+    """Adapters in the user's folders or from the Hub whose base is missing or another one, and four-bit bases where nothing can hold them."""
     problems: list[Problem] = []
     for name, config in recipe.stages.items():
         for ref in recipe.references[name]:
-            found = _adapters(recipe, ref)
-            if found is not None:
+            folder = _folder(recipe, ref, fetched)
+            if folder is not None and (found := _adapters(folder)) is not None:
                 try:
-                    base_of((recipe.root / ref.value).resolve(), found)
+                    base_of(folder, found)
                 except DataError as error:
                     problems.append(recipe.problem(name, ref.field, str(error)))
         own = getattr(config, "adapter", None)
-        if isinstance(own, QLora) and (lacks := _lacks(recipe)):
-            problems.append(recipe.problem(name, "adapter.kind", f"qlora needs {lacks}; use kind: lora"))
+        if isinstance(own, QLora) and find_spec("bitsandbytes") is None:
+            lacks = "qlora needs bitsandbytes, which is not installed: pip install 'recipe-pipeline[qlora]'; or use kind: lora"
+            problems.append(recipe.problem(name, "adapter.kind", lacks))
     return problems
 
 
-def _lacks(recipe: "Recipe") -> str | None:
-    """What of a four-bit base's needs this machine does not have."""
-    if find_spec("bitsandbytes") is None:
-        return "bitsandbytes, which is not installed (pip install bitsandbytes)"
-    return "a CUDA device, and there is none" if recipe.hardware.gpus == 0 or not cuda_devices({}) else None
-
-
-def _carried(recipe: "Recipe", reference: "Reference", left: Mapping[str, Carried]) -> Carried:
+def _carried(recipe: "Recipe", reference: "Reference", left: Mapping[str, Carried], fetched: Mapping[str, Path]) -> Carried:
     if reference.form == "stage":
         return left.get(reference.value, Carried())
-    found = _adapters(recipe, reference)
+    folder = _folder(recipe, reference, fetched)
+    found = _adapters(folder) if folder else None
     return Carried(tuple(settings_of(one) for one in found.settings)) if found else Carried()
 
 
-def _adapters(recipe: "Recipe", reference: "Reference") -> Adapters | None:
-    """Of a folder of the user's; a Hub repository is seen when it has been fetched, by the stage itself."""
-    return getattr(inspect(recipe.root / reference.value), "adapters", None) if reference.form == "folder" else None
+def _folder(recipe: "Recipe", reference: "Reference", fetched: Mapping[str, Path]) -> Path | None:
+    """Where what a stage takes lies before the run; None for a stage's, and for a Hub repository that has not been fetched."""
+    if reference.form == "folder":
+        return (recipe.root / reference.value).resolve()
+    return fetched.get(reference.value) if reference.form == "hub" else None
+
+
+def _adapters(folder: Path) -> Adapters | None:
+    return getattr(inspect(folder), "adapters", None)

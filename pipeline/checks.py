@@ -13,7 +13,7 @@ from data.extent import Extent, joined
 from data.formats import Chat, Preference, Prompt, Record, Text
 from data.sources import resolve
 from pipeline.errors import Problem, RecipeError
-from pipeline.handoffs import contexts_of, handoff_problems, tokenizer_problems
+from pipeline.handoffs import contexts_of, fetched_problems, handoff_problems, tokenizer_problems
 from pipeline.here import lacks_here
 from pipeline.identity import missing
 from pipeline.jobs import located, source_folder
@@ -60,7 +60,7 @@ def look(name: str, overrides: Sequence[str], runs: str, selection: Selection | 
             plan = make_plan(recipe, run, selection)
         except RecipeError as error:
             problems = error.problems
-    return Look(recipe, plan, [*problems, *_of_recipe(recipe), *(tokenizer_problems(plan) if plan else [])])
+    return Look(recipe, plan, [*problems, *_of_recipe(recipe), *(_of_plan(plan) if plan else [])])
 
 
 def check(looked: Look) -> list[str]:
@@ -74,7 +74,7 @@ def check(looked: Look) -> list[str]:
 def check_all(plan: Plan, names: Collection[str]) -> list[str]:
     """What was noticed about these stages of a plan and their data. Raises RecipeError with everything that is wrong."""
     problems, notes = _of_stages(plan.recipe, plan, names)
-    problems = [*_of_recipe(plan.recipe), *tokenizer_problems(plan), *problems]
+    problems = [*_of_recipe(plan.recipe), *_of_plan(plan), *problems]
     if problems:
         raise RecipeError(problems)
     return notes
@@ -92,6 +92,10 @@ def _here(recipe: Recipe) -> list[str]:
 
 def _of_recipe(recipe: Recipe) -> list[Problem]:
     return handoff_problems(recipe) + outward_problems(recipe)
+
+
+def _of_plan(plan: Plan) -> list[Problem]:
+    return tokenizer_problems(plan) + fetched_problems(plan)
 
 
 def _of_stages(recipe: Recipe, plan: Plan | None, names: Collection[str]) -> tuple[list[Problem], list[str]]:

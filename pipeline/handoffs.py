@@ -2,9 +2,10 @@
 
 from pathlib import Path
 
-from pipeline.adapters import base_problems
+from pipeline.adapters import adapter_problems, base_problems
 from pipeline.artifacts import MANIFEST, end_is_padding, inspect, lacks_template, unfit
 from pipeline.errors import Problem
+from pipeline.hub import fetched
 from pipeline.plan import Plan
 from pipeline.recipe import Recipe
 from pipeline.references import wanted_sources
@@ -66,6 +67,15 @@ def _misfit(folder: Path) -> str | None:
 
 def _lacks(folder: Path) -> str | None:
     return f"{folder} has no chat template; {MEND}" if lacks_template(folder) else None
+
+
+def fetched_problems(plan: Plan) -> list[Problem]:
+    """What the adapters of Hub models tell that are on this machine already: what `handoff_problems` and the recipe tell of others."""
+    there = fetched(plan.recipe, plan.run.pins())
+    if not there:
+        return []
+    known = base_problems(plan.recipe)
+    return adapter_problems(plan.recipe, there) + [problem for problem in base_problems(plan.recipe, there) if problem not in known]
 
 
 def tokenizer_problems(plan: Plan) -> list[Problem]:

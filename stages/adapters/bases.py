@@ -14,6 +14,8 @@ from stages.contract import Adapters, Artifact
 CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
 HUB = "hub:"
+SAFE = ["*.json", "*.safetensors", "*.jinja", "*.model", "*.txt"]
+"""Files of a Hub model that are fetched, and so looked for: nothing that runs code when it is loaded."""
 
 
 @dataclass(frozen=True)
@@ -66,14 +68,29 @@ def base_of(folder: Path, adapters: Adapters) -> Base:
     return Base(path, name, revision)
 
 
+def hub_base(folder: Path) -> tuple[str, str | None] | None:
+    """Repository and revision of the base of a folder's adapters where that lies on the Hub; None for a whole model, or a base in a folder."""
+    found = adapters_in(folder)
+    if found is None:
+        return None
+    config = _config(folders_of(folder, found)[found.names[0]])
+    name = str(config.get("base_model_name_or_path"))
+    return (name, config.get("revision")) if is_repository(name) and not (folder / name).is_dir() else None
+
+
+def is_repository(name: str) -> bool:
+    """Whether a base is named as the Hub names it."""
+    return not name.startswith((".", "/")) and name.count("/") == 1
+
+
 def _on_hub(folder: Path, name: str, revision: str | None) -> Path:
-    if name.startswith((".", "/")) or name.count("/") != 1:
+    if not is_repository(name):
         raise DataError(f"{folder} is an adapter on {name}, which is not there; put the base back, or export the merged model where it is")
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import LocalEntryNotFoundError
 
     try:
-        return Path(snapshot_download(name, revision=revision, local_files_only=True))
+        return Path(snapshot_download(name, revision=revision, allow_patterns=SAFE, local_files_only=True))
     except (LocalEntryNotFoundError, ValueError) as error:
         raise DataError(f"{folder} is an adapter on {name} of the Hub, which is not on this machine; first: hf download {name}") from error
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from stages.adapters.bases import Base, adapters_in, base_named, base_of, folders_of
+from stages.adapters.bases import Base, adapters_in, base_named, base_of, folders_of, is_repository
 from stages.adapters.building import Task, adapter_name, add_adapter, described
 from stages.adapters.combinations import Carried, Situation, complaint
 from stages.adapters.config import AdapterSpec, QLora
@@ -110,7 +110,8 @@ def begin(model: Any, own: AdapterSpec | None, task: Task, *, job: Job, tokenize
     if own is not None:
         _put_on(start, own, task, job, tokenizer, source, found)
     if stated is not None and source is not None:
-        equal = not isinstance(own, QLora) and (own is None or own.starts_neutral or start.goes_on)
+        rounded = isinstance(own, QLora) and not any(isinstance(one, QLora) for one in (earlier_settings(found) if found else []))
+        equal = not rounded and (own is None or own.starts_neutral or start.goes_on)
         start.distance = check_start(stated, start.model, source.reference, must_be_equal=equal)
     return start
 
@@ -140,6 +141,6 @@ def _allowed(job: Job, own: AdapterSpec | None, found: Adapters) -> None:
 
 def _renamed(base: Base, job: Job) -> Base:
     """The same base, as this stage's artifact names it."""
-    if base.revision is not None or (not base.name.startswith((".", "/")) and base.name.count("/") == 1):
+    if base.revision is not None or is_repository(base.name):
         return base
     return base_named(base.path, "", job.artifact)

@@ -96,11 +96,12 @@ def test_a_critic_from_a_reward_model_with_a_prompt_is_refused_unless_another_is
     assert complaint(capsys, judge, "stages.policy.critic=base") == ""
 
 
-def test_four_bits_without_bitsandbytes_or_cuda_are_refused_before_the_start(capsys: pytest.CaptureFixture[str]):
-    found = complaint(
-        capsys, "stages.policy.adapter={kind: qlora, dequantise: true}", "stages.chat.adapter={}", "hardware={gpus: 0}", command="check"
-    )
-    assert "stages.policy.adapter.kind: qlora needs " in found
+def test_four_bits_without_bitsandbytes_are_refused_before_the_start(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    four_bits = ("stages.policy.adapter={kind: qlora, dequantise: true}", "stages.chat.adapter={}")
+    for there, told in ((None, "stages.policy.adapter.kind: qlora needs bitsandbytes, which is not installed"), (object(), "")):
+        monkeypatch.setattr("pipeline.adapters.find_spec", lambda name, there=there: there)
+        assert told in (found := complaint(capsys, *four_bits, command="check"))
+        assert bool(found) == bool(told)
 
 
 def test_an_adapter_of_another_run_whose_base_is_gone_is_told_before_the_start(folder: Path, capsys: pytest.CaptureFixture[str]):

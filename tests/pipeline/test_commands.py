@@ -261,7 +261,7 @@ def test_a_hub_model_reaches_the_stage_as_a_folder_and_hub_data_as_a_commit(work
     model = workshop.root / "snapshot"
     model.mkdir()
     (model / "config.json").write_text('{"architectures": ["LlamaForCausalLM"]}')
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda name, revision, allow_patterns: str(model))
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda name, revision, allow_patterns, **_: str(model))
     workshop.run.path.mkdir(parents=True)
     (workshop.run.path / "hub.json").write_text(json.dumps({"model a/b": "e" * 40, "dataset c/d": "f" * 40}))
     words = ("stages.base.model=hub:a/b", "stages.base.data=[{path: 'hub:c/d:train'}]")
