@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Sequence
+from difflib import get_close_matches
 from typing import Any, Literal
 
 import torch
@@ -13,7 +14,6 @@ from stages.core.seeds import seed_for
 
 Task = Literal["CAUSAL_LM", "SEQ_CLS"]
 HEADS = {"lm_head", "score"}
-TIED = ("embed_tokens", "lm_head")
 INITS: dict[str, bool | str] = {"zero": True, "gaussian": "gaussian", "orthogonal": "orthogonal", "pissa": "pissa", "olora": "olora"}
 """Our words for peft's `init_lora_weights`."""
 
@@ -65,8 +65,9 @@ def train_only(model: Any, name: str, active: Sequence[str]) -> None:
 
 
 def parameters_of(model: Any, name: str) -> dict[str, torch.nn.Parameter]:
-    """Parameters of one adapter, whole layers that it keeps included, by their names in the model."""
-    return {key: p for key, p in model.named_parameters() if f".{name}." in key or key.endswith(f".{name}")}
+    """Parameters of one adapter, whole layers that it keeps included, by their names in the model; what two layers share by both."""
+    named = model.named_parameters(remove_duplicate=False)
+    return {key: p for key, p in named if f".{name}." in key or key.endswith(f".{name}")}
 
 
 def peft_config(model: Any, config: AdapterSpec, task: Task) -> Any:
@@ -75,8 +76,7 @@ def peft_config(model: Any, config: AdapterSpec, task: Task) -> Any:
 
     kind = peft.TaskType[task]
     if isinstance(config, LowRank):
-        kept = list(config.modules_to_save)
-        _refuse_tied(model, kept, "modules_to_save")
+        kept, tied = kept_layers(model, config.modules_to_save)
         return peft.LoraConfig(
             task_type=kind,
             r=config.rank,
@@ -87,6 +87,7 @@ def peft_config(model: Any, config: AdapterSpec, task: Task) -> Any:
             use_dora=config.dora,
             init_lora_weights=INITS[config.init],
             modules_to_save=[*kept, *(["score"] if task == "SEQ_CLS" else [])] or None,
+            ensure_weight_tying=tied,
         )
     if isinstance(config, IA3):
         inner = [name for name in ("down_proj",) if name in _last_names(model)]
@@ -114,6 +115,39 @@ def peft_config(model: Any, config: AdapterSpec, task: Task) -> Any:
     if isinstance(config, Prompt):
         return peft.PromptTuningConfig(task_type=kind, num_virtual_tokens=config.tokens, prompt_tuning_init="SAMPLE_VOCAB")
     raise TypeError(f"no peft settings for {type(config).__name__}")
+
+
+def kept_layers(model: Any, names: Sequence[str]) -> tuple[list[str], bool]:
+    """Layers that are to be trained as a whole, and whether one of them is embedding and head at once, which then stay one matrix.
+
+    Raises StageError for a layer that is not there.
+    """
+    known = _last_names(model)
+    for name in names:
+        if name not in known:
+            near = get_close_matches(name, known, n=1)
+            raise StageError(
+                f"adapter.modules_to_save: the model has no layer '{name}'{f'; did you mean {near[0]!r}?' if near else ''} "
+                f"(it has {', '.join(sorted(known - {''}))})"
+            )
+    tied = tied_layers(model) & set(names)
+    embedding = [_name_of(model, model.get_input_embeddings())] if tied else []
+    # Whole names: peft takes every layer whose name only ends in what it is given, as input_layernorm does in norm.
+    whole = dict.fromkeys(_names(model, torch.nn.Module))
+    return [*embedding, *(layer for layer in whole if (last := layer.rsplit(".", 1)[-1]) in names and last not in tied)], bool(tied)
+
+
+def tied_layers(model: Any) -> set[str]:
+    """Last names of embedding and head where one matrix is both; none where each has its own."""
+    layers = (model.get_input_embeddings(), model.get_output_embeddings())
+    if not model.config.get_text_config().tie_word_embeddings or None in layers:
+        return set()
+    return {_name_of(model, layer) for layer in layers}
+
+
+def _name_of(model: Any, layer: Any) -> str:
+    whole: str = next(name for name, module in model.named_modules() if module is layer)
+    return whole.rsplit(".", 1)[-1]
 
 
 def target_modules(model: Any, targets: str | tuple[str, ...]) -> list[str]:
@@ -154,11 +188,11 @@ def _names(model: Any, *kinds: type) -> list[str]:
 
 def _refuse_tied(model: Any, names: Any, field: str) -> None:
     """Where one matrix is both embedding and head, an adapter on one of the two would merge into both."""
-    tied = [name for name in TIED if name in names]
-    if tied and model.config.get_text_config().tie_word_embeddings:
+    tied = sorted(tied_layers(model) & set(names))
+    if tied:
         raise StageError(
             f"adapter.{field}: '{tied[0]}' shares its weights with another layer, so that an adapter on it would merge wrongly; "
-            "leave it out, or pretrain with model.tied_embeddings: false"
+            f"name it in modules_to_save, which trains it as a whole, leave it out, or pretrain with model.tied_embeddings: false"
         )
 
 

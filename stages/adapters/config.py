@@ -108,7 +108,7 @@ class Lora(LowRank):
 
 
 class QLora(LowRank):
-    """LoRA on a base held in 4 bits (NF4, Dettmers et al. 2023); needs a CUDA device and bitsandbytes."""
+    """LoRA on a base held in 4 bits (NF4, Dettmers et al. 2023); needs bitsandbytes (extra `qlora`). On a CPU it saves memory and costs time."""
 
     free: ClassVar[tuple[str, ...]] = (*LowRank.free, "dequantise")
     kind: Literal["qlora"] = "qlora"

@@ -5,6 +5,7 @@ each layer consults are exchanged, and put back. With gradient checkpointing a b
 pass, its backward pass, and only after that a switch.
 """
 
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -51,7 +52,9 @@ def trained_adapter(model: Any) -> str:
 
 def frozen_twin(model: Any, name: str, twin: str) -> str:
     """Add a frozen copy of an adapter as it is now: what the model was, at the cost of the adapter alone. Gives the copy's name."""
-    with unchanged(model):
+    with unchanged(model), warnings.catch_warnings():
+        # The settings say already which layers share a matrix; peft looks for them again, and wraps have hidden them.
+        warnings.filterwarnings("ignore", message=".*ensure_weight_tying")
         model.add_adapter(twin, _copied(model.peft_config[name]))
         with torch.no_grad():
             for copy, original in zip(parameters_of(model, twin).values(), parameters_of(model, name).values(), strict=True):

@@ -75,12 +75,12 @@ def save_artifact(
 def merged_and_compared(model: Any) -> tuple[Any, float]:
     """A peft model with its adapters merged, and by how much that changed its outputs. Raises StageError if by more than rounding."""
     from stages.adapters.building import merged
-    from stages.adapters.quantised import is_quantised
+    from stages.adapters.quantised import arithmetic_of, is_quantised
 
     ids = fixed_ids(model)
     before = outputs(model, ids)
-    # A base of four bits multiplies in half precision, which the merged one does not.
-    dtype = torch.bfloat16 if is_quantised(model.get_base_model()) else torch.float32
+    # A base of four bits may multiply in half precision, which the merged one does not.
+    dtype = arithmetic_of(ids.device) if is_quantised(model.get_base_model()) else torch.float32
     model = merged(model).eval()
     difference = float((outputs(model, ids) - before).abs().max())
     if beyond(before, difference, dtype, times=MERGE):
@@ -129,12 +129,12 @@ def stranger(folder: Path, kind: str, on: tuple[Path, Adapters] | None = None) -
     from peft import PeftModel
 
     from stages.adapters.files import quantised_in
-    from stages.adapters.quantised import options_of
+    from stages.adapters.quantised import exact, options_of
 
     base, adapters = on
     if (quantised := quantised_in(adapters)) is not None:
         options |= options_of(quantised, device_of(Hardware()))
-    model, where = loader.from_pretrained(base, **options), {"torch_device": "cpu"}
+    model, where = exact(loader.from_pretrained(base, **options)), {"torch_device": "cpu"}
     if kind == "reward-model":
         model.config.pad_token_id = _pad(folder)
     folders = folders_of(folder, adapters)

@@ -67,17 +67,18 @@ def load_tokenizer(path: Path) -> Any:
     return tokenizer
 
 
-def load_causal_lm(path: Path, hardware: Hardware) -> Any:
+def load_causal_lm(path: Path, hardware: Hardware, *, trainable: bool = False) -> Any:
     """A causal model in fp32 on the process's device, in eval mode, its adapters merged as far as they can be.
 
+    A base of four bits stays one, with its adapters, unless all weights are to be `trainable`: it is then what the four bits read.
     Raises DataError where the folder holds none, or an adapter without its base.
     """
-    return _resolved(path, hardware, "CAUSAL_LM")
+    return _resolved(path, hardware, "CAUSAL_LM", trainable)
 
 
-def load_reward_model(path: Path, hardware: Hardware) -> Any:
+def load_reward_model(path: Path, hardware: Hardware, *, trainable: bool = False) -> Any:
     """A sequence classifier with one score, likewise; from a causal model the head is new, all zero."""
-    return _resolved(path, hardware, "SEQ_CLS")
+    return _resolved(path, hardware, "SEQ_CLS", trainable)
 
 
 def load_start(path: Path, hardware: Hardware, adapter: AdapterSpec | None, task: Literal["CAUSAL_LM", "SEQ_CLS"]) -> Any:
@@ -92,13 +93,13 @@ def load_base(path: Path, hardware: Hardware, task: Literal["CAUSAL_LM", "SEQ_CL
     """A whole model, as its folder holds it."""
     kind, options = (AutoModelForCausalLM, {}) if task == "CAUSAL_LM" else (AutoModelForSequenceClassification, {"num_labels": 1})
     if quantised is not None:
-        from stages.adapters.quantised import options_of
+        from stages.adapters.quantised import exact, options_of
 
-        return _load(kind, path, **options, **options_of(quantised, device_of(hardware))).eval()
+        return exact(_load(kind, path, **options, **options_of(quantised, device_of(hardware))).eval())
     return fused(_load(kind, path, **options).to(device_of(hardware)), hardware).eval()
 
 
-def _resolved(path: Path, hardware: Hardware, task: Literal["CAUSAL_LM", "SEQ_CLS"]) -> Any:
+def _resolved(path: Path, hardware: Hardware, task: Literal["CAUSAL_LM", "SEQ_CLS"], trainable: bool) -> Any:
     from stages.adapters.bases import adapters_in
     from stages.adapters.building import merged
     from stages.adapters.files import load_adapters, quantised_in
@@ -108,7 +109,7 @@ def _resolved(path: Path, hardware: Hardware, task: Literal["CAUSAL_LM", "SEQ_CL
         return load_base(path, hardware, task)
     quantised = quantised_in(found)
     model = load_adapters(path, found, lambda folder: load_base(folder, hardware, task, quantised), task)
-    return model if has_prompt(model) or quantised else merged(model).eval()
+    return model if has_prompt(model) or (quantised and not trainable) else merged(model).eval()
 
 
 def _load(kind: Any, path: Path, **options: Any) -> Any:

@@ -200,10 +200,10 @@ def build_critic(job: Job, config: PPO, hardware: Hardware, tokenizer: Any, poli
     else:
         chosen, part = job.inputs["model"], None
     if chosen.kind != "reward-model":
-        model = load_causal_lm(chosen.path, hardware).requires_grad_(True)
+        model = load_causal_lm(chosen.path, hardware, trainable=True).requires_grad_(True)
         critic = TokenValues(without_dropout(model.get_decoder()), model.config.get_text_config().hidden_size, dtype)
         return critic.to(model.device), f"the critic begins as '{chosen.reference}' with a value head of zeros"
-    classifier = load_reward_model(chosen.path, hardware).requires_grad_(True)
+    classifier = load_reward_model(chosen.path, hardware, trainable=True).requires_grad_(True)
     mean, std = reward_statistics(chosen.path) if part is None or part.normalise else (0.0, 1.0)
     critic = critic_from_scores(classifier, without_dropout(backbone_of(classifier)), mean, std / (part.weight if part else 1.0), dtype)
     return critic, f"the critic begins as the reward model '{chosen.reference}', its score head as value head"

@@ -10,6 +10,7 @@ from trl import SFTConfig, SFTTrainer
 from data.chat import Tokens, check_template, end_ids, render_all
 from data.errors import DataError
 from data.formats import Chat
+from stages.adapters.quantised import unrounded
 from stages.adapters.start import begin
 from stages.contract import Hardware, Job, Result
 from stages.core.artifacts import save_artifact
@@ -35,7 +36,8 @@ class Training(CausalTraining, SFTTrainer):  # type: ignore[misc]
 
     def __init__(self, *, rows: PackedRows, **kwargs: Any) -> None:
         stand_in = Dataset.from_dict({"input_ids": [[0, 0]], "labels": [[0, 0]]})
-        super().__init__(train_dataset=stand_in, data_collator=collate, **kwargs)
+        with unrounded(kwargs["model"]):
+            super().__init__(train_dataset=stand_in, data_collator=collate, **kwargs)
         self.train_dataset = rows
         teach(self.model)  # after TRL has put its own forward pass in place
 

@@ -3,6 +3,7 @@ import torch
 
 from stages.adapters.building import add_adapter, merged, target_modules
 from stages.adapters.config import Lora
+from stages.adapters.switching import adapter_off
 from stages.contract import StageError
 from tests.stages.adapters.made import disturbed
 
@@ -74,11 +75,28 @@ def test_every_sort_of_lora_starts_as_its_base_and_merges_to_what_it_was(llama, 
     torch.testing.assert_close(merged(model).eval()(input_ids=ids).logits, expected, rtol=0, atol=1e-4)
 
 
-def test_whole_layers_may_be_kept_with_an_adapter_unless_they_are_tied(llama):
-    with pytest.raises(StageError, match=r"adapter.modules_to_save: 'embed_tokens' shares its weights"):
-        add_adapter(llama(), Lora(rank=4, modules_to_save=("embed_tokens",)), "CAUSAL_LM")
+def test_whole_layers_may_be_kept_with_an_adapter(llama):
     model = add_adapter(llama(tied_embeddings=False), Lora(rank=4, modules_to_save=("lm_head",)), "CAUSAL_LM")
     assert any("lm_head" in name for name, p in model.named_parameters() if p.requires_grad)
+    with pytest.raises(StageError, match=r"adapter.modules_to_save: the model has no layer 'embed_token'; did you mean 'embed_tokens'"):
+        add_adapter(llama(), Lora(rank=4, modules_to_save=("embed_token",)), "CAUSAL_LM")
+
+
+@pytest.mark.parametrize("named", [("embed_tokens",), ("lm_head",), ("embed_tokens", "lm_head", "norm")])
+def test_embeddings_that_are_the_head_too_are_kept_as_one_matrix(llama, named):
+    """Whichever of the two is named: trained once, merged into both, and both give way to the base where the adapter is off."""
+    ids = torch.randint(10, 300, (2, 9))
+    model = disturbed(add_adapter(llama(), Lora(rank=4, modules_to_save=named), "CAUSAL_LM"))
+    trained = {name.split(".")[-4] for name, p in model.named_parameters() if p.requires_grad and "lora" not in name}
+    assert trained == {"embed_tokens", *{"norm"} & set(named)}
+    assert model.get_input_embeddings().weight is model.get_output_embeddings().weight
+    expected = model(input_ids=ids).logits
+    with adapter_off(model):
+        assert torch.equal(model(input_ids=ids).logits, llama().eval()(input_ids=ids).logits)
+    whole = merged(model).eval()
+    assert whole.get_input_embeddings().weight is whole.get_output_embeddings().weight
+    assert whole.config.tie_word_embeddings
+    torch.testing.assert_close(whole(input_ids=ids).logits, expected, rtol=0, atol=1e-4)
 
 
 def test_a_regex_matches_whole_names_and_one_that_matches_none_is_told(llama):

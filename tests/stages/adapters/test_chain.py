@@ -82,6 +82,26 @@ def test_policy_and_judge_begin_as_what_sft_and_reward_left(policy, tmp_path, mo
     torch.testing.assert_close(said(load_causal_lm(chain.artifact("policy"), CPU)), said(stranger(chain, "policy")), rtol=0, atol=1e-5)
 
 
+@pytest.mark.parametrize("policy", ["merge", "stack", "continue"])
+def test_embeddings_kept_with_an_adapter_reach_the_artifact_the_next_stage_and_a_stranger(policy, tmp_path):
+    from safetensors.torch import load_file
+
+    chain, own = Chain(tmp_path), {**LORA, "modules_to_save": ["embed_tokens"], "hand_over": policy}
+    chain.run("chat", "sft", adapter=own)
+    key = "model.embed_tokens.weight"
+    held = load_file(chain.artifact("chat") / ("model.safetensors" if policy == "merge" else "adapter_model.safetensors"))
+    found = [tensor for name, tensor in held.items() if name.endswith((key, "lm_head.weight"))]
+    assert all(torch.equal(one, found[0]) for one in found)
+    assert (found[0] - load_file(chain.base / "model.safetensors")[key]).abs().max() > 1e-3
+    torch.testing.assert_close(said(load_causal_lm(chain.artifact("chat"), CPU)), said(stranger(chain, "chat")), rtol=0, atol=1e-5)
+    if policy != "stack":  # which the rules refuse
+        following = {**own, "hand_over": "merge"} if policy == "continue" else LORA
+        result = chain.run("policy", "ppo", model="chat", adapter=following)
+        assert result.metrics["start_distance"] <= 1e-5
+        first = next(line for line in read(tmp_path / "policy-0/metrics.jsonl") if "held_out_kl" in line)
+        assert first["held_out_kl"] == 0.0
+
+
 def test_a_run_that_moved_still_finds_the_base_of_its_adapters_and_a_lost_base_is_told(tmp_path):
     from data.errors import DataError
 
