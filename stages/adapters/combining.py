@@ -8,7 +8,7 @@ from torch import Tensor
 
 from data.errors import DataError
 from stages.adapters.bases import adapters_in, base_of, folders_of
-from stages.adapters.config import LowRank, settings_of
+from stages.adapters.config import Lora, LowRank, settings_of
 from stages.adapters.tasks import Combination, Part
 from stages.contract import Adapters
 
@@ -23,7 +23,7 @@ TYPES: dict[Combination, str] = {
 
 
 def alike(parts: Sequence[Part]) -> list[Adapters]:
-    """What the parts hold, if they can be combined. Raises DataError: each must be one plain LoRA adapter, all on one base."""
+    """What the parts hold, if they can be combined. Raises DataError: each must be one plain LoRA adapter without layers kept whole, all on one base."""
     found: list[Adapters] = []
     for part in parts:
         held = adapters_in(part.folder)
@@ -31,8 +31,12 @@ def alike(parts: Sequence[Part]) -> list[Adapters]:
             raise DataError(f"'{part.name}' is a whole model; only adapters that are not merged can be compared and combined")
         if len(held.names) > 1:
             raise DataError(f"'{part.name}' is a stack of {len(held.names)} adapters; export it alone, merged")
-        if not isinstance(own := settings_of(held.settings[0]), LowRank) or own.dora:
+        if not isinstance(own := settings_of(held.settings[0]), Lora) or own.dora:
             raise DataError(f"'{part.name}' is a {own.label} adapter; only LoRA and rsLoRA are updates that can be added")
+        if own.modules_to_save:
+            raise DataError(
+                f"'{part.name}' keeps {', '.join(own.modules_to_save)} as a whole (modules_to_save), which cannot be added; export it alone"
+            )
         found.append(held)
     for part, held in zip(parts, found, strict=True):
         if held.base_digest != found[0].base_digest:

@@ -8,8 +8,8 @@ import torch
 from data.errors import DataError
 from stages.adapters.bases import Base, adapters_in, base_of
 from stages.adapters.combining import COMBINED, alike, combine, compared, loaded_together, names_of
-from stages.adapters.config import AdapterSpec, Lora, settings_of
-from stages.adapters.files import load_adapters
+from stages.adapters.config import AdapterSpec, Lora, QLora, settings_of
+from stages.adapters.files import load_adapters, quantised_in
 from stages.adapters.prompts import has_prompt
 from stages.adapters.start import Kept
 from stages.adapters.tasks import Comparison, Done, Export
@@ -58,7 +58,7 @@ def _single(task: Export, kind: str) -> tuple[Any, list[AdapterSpec], Any]:
     held = adapters_in(part.folder)
     if held is None:
         return _loader(own)(part.folder), [], None
-    model: Any = load_adapters(part.folder, held, _loader(own), own)  # type: ignore[arg-type]
+    model: Any = load_adapters(part.folder, held, _loader(own, quantised_in(held)), own)  # type: ignore[arg-type]
     if task.merge and has_prompt(model):
         raise DataError(
             f"'{part.name}' is a {settings_of(held.settings[-1]).label} adapter: virtual tokens are no weights and cannot be merged"
@@ -88,8 +88,9 @@ def _held(task: Export) -> Any:
     return adapters_in(task.parts[0].folder)
 
 
-def _loader(kind: str) -> Any:
-    return lambda folder: load_base(folder, CPU, kind)  # type: ignore[arg-type]
+def _loader(kind: str, quantised: QLora | None = None) -> Any:
+    """Loads bases as the adapters on them were trained: those of QLoRA in four bits, so that a merge takes what these read."""
+    return lambda folder: load_base(folder, CPU, kind, quantised)  # type: ignore[arg-type]
 
 
 def artifact_of(folder: Path) -> Artifact:

@@ -8,10 +8,12 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from stages.adapters.bases import WEIGHTS, adapters_in, folders_of, weights_digest
-from stages.adapters.files import put_weights
+from stages.adapters.config import AdapterSpec, LowRank, QLora
+from stages.adapters.files import earlier_settings, put_weights, quantised_in
 from stages.adapters.prompts import has_prompt, hidden_states
 from stages.adapters.start import Start
 from stages.adapters.switching import active, unchanged
+from stages.contract import Adapters
 
 
 class Judge(nn.Module):
@@ -32,14 +34,16 @@ class Judge(nn.Module):
 
 
 def judge_on(start: Start, folder: Path) -> Judge | None:
-    """The reward model in a folder as adapters on the policy's own base; None where it is a whole model, or on another base or of another family.
+    """The reward model in a folder as adapters on the policy's own base.
+
+    None where it cannot be: it is a whole model, keeps layers of its own beside its head, is of another family, or on another base or other bits of it.
 
     Adapters that both have (an earlier stage's, in a stack) are there once.
     """
     found, model = adapters_in(folder), start.model
     if found is None or start.base is None or not hasattr(model, "peft_config") or has_prompt(model):
         return None
-    if weights_digest(start.base.path) != found.base_digest:
+    if weights_digest(start.base.path) != found.base_digest or not _alike(start.own, found):
         return None
     from peft import PeftConfig
 
@@ -60,6 +64,14 @@ def judge_on(start: Start, folder: Path) -> Judge | None:
         names.append(own)
     head = next(tensor for key, tensor in load_file(folders[found.names[-1]] / WEIGHTS).items() if key.endswith("score.weight"))
     return Judge(model, names, head).to(model.device)
+
+
+def _alike(own: AdapterSpec | None, found: Adapters) -> bool:
+    """Whether a judge's adapters need nothing of the base that the policy's does not have: four bits made alike, and no layer kept as a whole."""
+    if any(isinstance(one, LowRank) and one.modules_to_save for one in earlier_settings(found)):
+        return False
+    theirs, ours = quantised_in(found), own if isinstance(own, QLora) else None
+    return (theirs and theirs.double) == (ours and ours.double)
 
 
 def _holds(model: Any, name: str, folder: Path) -> bool:

@@ -12,6 +12,7 @@ from data.errors import DataError
 from data.formats import Prompt, Text
 from data.records import read_records, split
 from stages.adapters.judge import judge_on
+from stages.adapters.prompts import has_prompt
 from stages.adapters.start import Start, begin
 from stages.contract import Hardware, Job, Result, StageError
 from stages.core.artifacts import save_artifact
@@ -202,7 +203,8 @@ def build_critic(job: Job, config: PPO, hardware: Hardware, tokenizer: Any, poli
     if chosen.kind != "reward-model":
         model = load_causal_lm(chosen.path, hardware, trainable=True).requires_grad_(True)
         critic = TokenValues(without_dropout(model.get_decoder()), model.config.get_text_config().hidden_size, dtype)
-        return critic.to(model.device), f"the critic begins as '{chosen.reference}' with a value head of zeros"
+        without = ", without its virtual tokens," if has_prompt(model) else ""
+        return critic.to(model.device), f"the critic begins as '{chosen.reference}'{without} with a value head of zeros"
     classifier = load_reward_model(chosen.path, hardware, trainable=True).requires_grad_(True)
     mean, std = reward_statistics(chosen.path) if part is None or part.normalise else (0.0, 1.0)
     critic = critic_from_scores(classifier, without_dropout(backbone_of(classifier)), mean, std / (part.weight if part else 1.0), dtype)

@@ -101,7 +101,7 @@ def test_four_bits_without_bitsandbytes_are_refused_before_the_start(monkeypatch
     for there, told in ((None, "stages.policy.adapter.kind: qlora needs bitsandbytes, which is not installed"), (object(), "")):
         monkeypatch.setattr("pipeline.adapters.find_spec", lambda name, there=there: there)
         assert told in (found := complaint(capsys, *four_bits, command="check"))
-        assert bool(found) == bool(told)
+        assert ("qlora" in found) == bool(told)
 
 
 def test_an_adapter_of_another_run_whose_base_is_gone_is_told_before_the_start(folder: Path, capsys: pytest.CaptureFixture[str]):

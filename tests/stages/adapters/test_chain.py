@@ -191,6 +191,22 @@ def test_virtual_tokens_take_places_of_the_context(llama):
     assert math.isclose(parity.distance(parity.probe(model), model), 0.0)
 
 
+def test_a_judge_that_keeps_layers_or_was_trained_on_four_bits_is_a_model_of_its_own(tmp_path):
+    from stages.adapters.config import Lora, QLora
+    from stages.adapters.judge import _alike
+    from stages.contract import Adapters
+
+    def held(**settings):
+        return Adapters(names=["judge"], settings=[{"rank": 4, **settings}], base_digest="0")
+
+    assert _alike(Lora(), held())
+    assert not _alike(Lora(), held(modules_to_save=["embed_tokens"]))
+    assert not _alike(Lora(), held(kind="qlora"))
+    assert not _alike(QLora(), held())
+    assert _alike(QLora(), held(kind="qlora"))
+    assert not _alike(QLora(double=False), held(kind="qlora"))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("policy", ["stack", "continue"])
 def test_a_judge_on_the_policys_base_scores_as_alone_and_holds_no_second_copy(policy, tmp_path, monkeypatch):

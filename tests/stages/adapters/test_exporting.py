@@ -23,6 +23,7 @@ def chain(tmp_path_factory):
     made.run("one", "sft", adapter=LORA)
     made.run("two", "sft", adapter={**LORA, "rank": 2, "rslora": True}, optimizer={"learning_rate": 3e-3})
     made.run("three", "sft", model="one", adapter=LORA)
+    made.run("kept", "sft", adapter={**LORA, "modules_to_save": ["embed_tokens"]})
     made.run("words", "sft", adapter={"kind": "prompt", "tokens": 3, "hand_over": "continue"})
     made.run("judge", "reward", adapter=LORA)
     made.run("whole", "sft")
@@ -33,7 +34,7 @@ def part(chain, name, weight=1.0):
     return Part(name=name, folder=chain.artifact(name), weight=weight)
 
 
-@pytest.mark.parametrize("name", ["one", "two", "three", "whole"])
+@pytest.mark.parametrize("name", ["one", "two", "three", "kept", "whole"])
 def test_a_merged_export_is_a_plain_model_that_says_what_the_stage_said(chain, name, tmp_path):
     from transformers import AutoModelForCausalLM
 
@@ -123,6 +124,7 @@ def test_adapters_are_compared_by_size_and_angle(chain):
         (("one", "three"), False, "'three' is a stack of 2 adapters"),
         (("one", "words"), False, "'words' is a prompt adapter"),
         (("whole",), False, "a whole model already"),
+        (("one", "kept"), False, r"'kept' keeps embed_tokens as a whole \(modules_to_save\)"),
     ],
 )
 def test_what_cannot_be_exported_is_told(chain, names, merge, told, tmp_path):

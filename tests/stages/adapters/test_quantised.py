@@ -51,6 +51,20 @@ def test_the_base_is_held_in_four_bits_and_what_is_merged_is_what_was_trained(tm
         torch.testing.assert_close(whole(input_ids=ids).logits, expected, rtol=0, atol=1e-5)
 
 
+def test_an_export_merges_into_what_the_four_bits_read_and_not_into_the_full_base(tmp_path):
+    from transformers import AutoModelForCausalLM
+
+    from stages.adapters.exporting import export
+    from stages.adapters.tasks import Export, Part
+
+    chain = Chain(tmp_path)
+    chain.run("chat", "sft", adapter={**QLORA, "hand_over": "stack"})
+    export(Export(parts=(Part(name="chat", folder=chain.artifact("chat")),), out=tmp_path / "out"))
+    whole = AutoModelForCausalLM.from_pretrained(tmp_path / "out").eval()
+    assert distance(stated_probe(chain.artifact("chat")), whole) <= 1e-4
+    assert not hasattr(whole.config, "quantization_config")
+
+
 def test_a_stack_on_a_base_that_is_rounded_otherwise_is_another_model(tmp_path):
     chain = Chain(tmp_path)
     chain.run("chat", "sft", adapter={**QLORA, "hand_over": "stack"})
