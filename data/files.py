@@ -230,17 +230,29 @@ def _object_or_lines(path: Path) -> Iterator[Row | Fault]:
 def _csv(path: Path) -> Iterator[Row | Fault]:
     csv.field_size_limit(2**31 - 1)
     faults: list[Fault] = []
-    reader = csv.DictReader(_readable(path, faults), delimiter="\t" if kind(path) == ".tsv" else ",")
-    for values in reader:
-        yield from faults
-        faults.clear()
-        if None in values or None in values.values():
-            found = sum(len(value) if isinstance(value, list) else value is not None for value in values.values())
-            wanted = f"{len(reader.fieldnames or ())} fields, as in the header"
-            yield Fault(str(path), reader.line_num, "wrong number of fields", f"{found}", wanted)
-        else:
-            yield Row(str(path), reader.line_num, values)
+    # Not strict, a quotation mark that is never closed takes all that follows into one field without a word.
+    reader = csv.DictReader(_readable(path, faults), delimiter="\t" if kind(path) == ".tsv" else ",", strict=True)
+    try:
+        names = list(reader.fieldnames or ())
+        if twice := next((name for name in names if names.count(name) > 1), None):
+            raise DataError(f"{path}, row 1: the header names column '{twice}' twice; wanted a name of its own for each")
+        for values in reader:
+            yield from faults
+            faults.clear()
+            yield _fields(path, reader.line_num, values, len(names))
+    except csv.Error as error:
+        raise DataError(
+            f"{path}, row {reader.line_num + 1}: not valid CSV: found {error}; wanted fields with quotation marks closed and doubled within, "
+            "and line ends of Unix or Windows"
+        ) from error
     yield from faults
+
+
+def _fields(path: Path, number: int, values: dict[Any, Any], wanted: int) -> Row | Fault:
+    if None not in values and None not in values.values():
+        return Row(str(path), number, values)
+    found = sum(len(value) if isinstance(value, list) else value is not None for value in values.values())
+    return Fault(str(path), number, "wrong number of fields", f"{found}", f"{wanted} fields, as in the header")
 
 
 def _readable(path: Path, faults: list[Fault]) -> Iterator[str]:

@@ -7,6 +7,7 @@ import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from math import isfinite
 from typing import Any
 
 from data.columns import ALIASES, MisfitError, columns_of, detect, get, mapped, need
@@ -210,8 +211,10 @@ def _parsed(value: Any, what: str) -> Any:
 
 
 def _number(value: Any, name: str) -> float | None:
-    if value is None or isinstance(value, int | float):
-        return None if value is None else float(value)
+    if value is None:
+        return None
+    if isinstance(value, int | float) and isfinite(value):
+        return float(value)
     raise MisfitError(f"'{name}' is not a number", f"{type(value).__name__} {_short(value)}", "a number")
 
 

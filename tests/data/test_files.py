@@ -121,6 +121,10 @@ def test_a_bad_row_is_a_fault_with_its_number_and_the_rest_is_read(
     ("name", "content", "message"),
     [
         ("a.jsonl", b"", "the file is empty"),
+        ("a.csv", b'a,b\n1,2\n"3,4\n5,6\n', "row 3: not valid CSV: found unexpected end of data"),
+        ("a.csv", b'a,b\n1,2\n"3"x,4\n5,6\n', "row 3: not valid CSV"),
+        ("a.csv", b"a,b\r1,2\r3,4\r", "row 1: not valid CSV: found new-line character"),
+        ("a.csv", b"a,b,a\n1,2,3\n", "row 1: the header names column 'a' twice"),
         ("a.json", b" \n", "the file is empty"),
         ("a.json", b"[]", "the file is empty"),
         ("a.csv", b"a,b\n", "the file is empty"),
