@@ -51,6 +51,9 @@ def test_a_bigram_is_measured_on_the_same_tokens_and_beaten_where_more_than_the_
     job = pretrain(rows={"data.0": rows, "validation.0": rows[:40]}, validation=[{"path": "y"}], tokens=12_000)
     metrics = run_stage(job).metrics
     assert metrics["perplexity"] < metrics["bigram_perplexity"] < 320
+    made = {folder for folder in (job.folder.parent / "tokens").iterdir() if folder.is_dir()}
+    assert {link.resolve() for link in (job.folder / "tokens").iterdir()} == made, "what `pipeline clean` keeps"
+    assert len(made) == 2
 
 
 def test_the_bigram_is_left_out_with_a_note_where_counting_would_take_long(pretrain, run_stage, monkeypatch):
