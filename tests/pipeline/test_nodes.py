@@ -10,6 +10,7 @@ import pytest
 
 from pipeline import launch, nodes
 from pipeline.errors import RecipeError
+from pipeline.process import Stop, watch
 from stages.contract import WRONG_INPUT, Hardware
 from stages.pretrain.config import Pretrain
 from tests.pipeline.conftest import Workshop
@@ -114,3 +115,11 @@ def test_several_nodes_without_their_names_are_refused_before_anything_starts(wo
     assert workshop.carry_out("hardware.nodes=2") == WRONG_INPUT
     assert "hardware.nodes: found 2, and hardware.hosts names none" in capsys.readouterr().err
     assert not workshop.run.path.exists() or not workshop.attempts()
+
+
+def test_a_stage_on_several_nodes_is_asked_for_a_checkpoint_by_a_file(tmp_path: Path):
+    """A signal to the process that started the others would end them, and reach no other machine."""
+    request, stop = tmp_path / "stop", Stop()
+    stop.count = 1
+    child = subprocess.Popen(["sh", "-c", f"until [ -e {request} ]; do sleep 0.05; done; exit 130"], start_new_session=True)
+    assert watch(child, stop, 60, lambda: None, launched=True, request=request) == 130
