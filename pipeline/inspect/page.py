@@ -12,6 +12,10 @@ from data.inspection.report import Report
 from pipeline.inspect.wording import figures, headline, judged, legend, span
 
 
+MARK = "\0"
+"""Stands in the legend where an example of what is learned goes."""
+
+
 def write_page(report: Report, name: str, file: Path) -> None:
     """Write the page, whole or not at all."""
     file.parent.mkdir(parents=True, exist_ok=True)
@@ -36,7 +40,7 @@ def page(report: Report, name: str) -> str:
         style=Markup(style),  # noqa: S704 our own file, not data
         policy=policy,
         headline=headline(report),
-        legend=legend(report, "this"),
+        legend=legend(report, MARK).partition(MARK),
         judged=judged(report),
         figures={part.name: list(figures(part)) for part in report.parts},
         most=most,

@@ -182,6 +182,7 @@ def test_verdicts_and_notes_stand_on_the_page(report: Report):
     assert "1 error, 1 warning" in text
     assert "a note" in text
     assert "… 7 more" in text
+    assert 'is shown like <span class="learned">this</span>; all else is only read' in text
 
 
 def test_colours_tell_what_is_learned_where_there_are_colours(report: Report, monkeypatch: pytest.MonkeyPatch):
