@@ -35,6 +35,7 @@ KNOWN: dict[str, Meaning] = {
     "mask_share": Meaning("Learned share", unit="%", text="Share of the tokens that the loss is taken on."),
     "reward": Meaning("Reward", "Reward", text="Mean total reward of an answer.", better="up"),
     "reward_std": Meaning("Reward deviation", "Reward", text="How much rewards differ; at zero there is nothing to learn from."),
+    "reward_clipped": Meaning("Rewards at their limit", "Reward", "%", "Share of answers whose reward was cut."),
     "reward_mean": Meaning("Mean reward of held-out answers", "Reward"),
     "score": Meaning("Score", "Reward", text="Mean reward before penalties.", better="up"),
     "truth": Meaning("Truth", "Reward", text="What the reward stands for, measured directly.", better="up"),
@@ -73,7 +74,14 @@ KNOWN: dict[str, Meaning] = {
     "sampler_difference": Meaning(
         "Sampler difference", "Policy", "nats", "Largest gap between the sampler's log-probabilities and the trainer's.", scale="log"
     ),
+    "sampler_kl": Meaning("KL to the sampler", "Policy", "nats"),
     "update_stopped": Meaning("Updates cut short", "Policy", text="1 where the update's KL limit ended it."),
+    "importance_mean": Meaning(
+        "Importance weight", "Policy", text="What corrects for a sampler whose arithmetic is not the trainer's; 1 where they agree."
+    ),
+    "importance_max": Meaning("Largest importance weight", "Policy"),
+    "importance_capped": Meaning("Weights at their cap", "Policy", "%"),
+    "mix_loss": Meaning("Loss on text mixed in", "Policy", "nats", "What is not to be forgotten while rewards are followed."),
     "value_mean": Meaning("Mean value", "Policy", text="What the critic expects."),
     "advantage_std": Meaning("Advantage deviation", "Policy"),
     "ratio": Meaning("Probability ratio", "Policy", text="New over old probability of the sampled tokens; 1 means unchanged."),
@@ -99,7 +107,7 @@ KNOWN: dict[str, Meaning] = {
 ALIASES = {
     "lr": "learning_rate", "gradient_norm": "grad_norm", "acc": "accuracy", "reward_margin": "margin", "lengths": "length",
     "completion_length": "length", "answer_length": "length", "finished": "eos_rate", "finished_rate": "eos_rate", "clipfrac": "clip_fraction",
-    "clip_share": "clip_fraction", "kl_coef": "kl_coefficient", "coefficient": "kl_coefficient", "max_memory": "memory", "memory_bytes": "memory", "win": "win_rate", "true_reward": "truth",
+    "clip_share": "clip_fraction", "kl_coef": "kl_coefficient", "approximate_kl": "approx_kl", "coefficient": "kl_coefficient", "max_memory": "memory", "memory_bytes": "memory", "win": "win_rate", "true_reward": "truth",
 }  # fmt: skip
 
 ON_HELD_OUT = ("validation_", "held_out_", "heldout_", "eval_", "test_", "evaluation_")

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import takewhile
 from typing import Any
 
@@ -128,14 +128,22 @@ def stage_chart(key: str, names: Sequence[str], curves: Curves, limit: int, x_ra
     words = [parse(name).part.split("_") for name in names]
     shared = " ".join(same[0] for same in takewhile(lambda same: len(set(same)) == 1, zip(*words, strict=False)))
     title += f": {shared}" if len(held) > 1 and shared else ""
-    lines = [line for index, series in enumerate(held) for line in _lines(series, index, limit, alone=len(held) == 1)]
+    held, unit = _in_reach(held, told.unit)
+    parts = list(dict.fromkeys(parse(series.name).part for series in held))  # on held-out data a part keeps its colour
+    lines = [line for series in held for line in _lines(series, parts.index(parse(series.name).part), limit, alone=len(held) == 1)]
     positive = bool(held) and all(value > 0 for series in held for value in series.values)
     scale: Scale = "log" if positive and told.scale == "log" and _decades(held) > 1 else "linear"
     x, y = axes(lines, scale, x_range)
     can_log = positive and _decades(held) > 0.3
-    return Chart(
-        key, title, told.text, told.unit, lines, scale, "step", can_log, summary(title, told.unit, held), numbers(held, told.unit), x, y
-    )
+    return Chart(key, title, told.text, unit, lines, scale, "step", can_log, summary(title, unit, held), numbers(held, unit), x, y)
+
+
+def _in_reach(held: list[Series], unit: str) -> tuple[list[Series], str]:
+    """Bytes as MiB or GiB, so that the axis has round numbers of them; all else as it is."""
+    if unit != "B" or not held:
+        return held, unit
+    factor, unit = (2**20, "MiB") if max(max(series.values) for series in held) < 2**34 else (2**30, "GiB")
+    return [replace(series, values=tuple(value / factor for value in series.values)) for series in held], unit
 
 
 def _leading(name: str) -> tuple[bool, bool, str]:

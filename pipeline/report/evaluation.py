@@ -60,6 +60,9 @@ class Outcome:
     samples: list[Sample]
     plots: list[Scatter]
     spreads: list[Histogram]
+    win_rates: list[tuple[str, float]]
+    """Of each model, against the baseline: the share of the same prompts on which its answer has the higher reward."""
+    baseline: str
 
 
 def outcomes(run: Run, samples: int = 40) -> list[Outcome]:
@@ -84,7 +87,11 @@ def _outcome(run: Run, stage: Stage, limit: int) -> Outcome:
         if plot is not None
     ]
     spreads = [found for exam, points in every if (found := outcome_plots.spread(stage, exam, points, rewards)) is not None]
-    return Outcome(stage.name, list(stage.tables), shown[:limit], plots, spreads)
+    wins = [
+        (model, values["win_rate"]) for exam in exams(stage.metrics)[:1] for model, values in exam.models.items() if "win_rate" in values
+    ]
+    baseline = every[0][1].baseline if every else ""
+    return Outcome(stage.name, list(stage.tables), shown[:limit], plots, spreads, wins, baseline)
 
 
 def _text(path: Path) -> str:
@@ -106,7 +113,7 @@ def _samples(artifact: Path) -> Iterator[Sample]:
         answers = list(_answers(row.get("answers") or row.get("completions")))
         if answers:
             reference = row.get("reference")
-            yield Sample(_said(row.get("prompt") or row.get("messages")), "" if reference is None else _said(reference), answers)
+            yield Sample(as_text(row.get("prompt") or row.get("messages")), "" if reference is None else as_text(reference), answers)
 
 
 def _rows(artifact: Path) -> Iterator[dict[str, Any]]:
@@ -135,7 +142,7 @@ def _answers(given: Any) -> Iterator[Answer]:
         finished = record.get("finished")
         yield Answer(
             str(model),
-            _said(text),
+            as_text(text),
             dict(_scores(record)),
             finished if isinstance(finished, bool) else None,
             str(record.get("manner") or ""),
@@ -150,7 +157,7 @@ def _scores(record: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, 
             yield prefix + name.replace("_", " "), float(value)
 
 
-def _said(value: Any) -> str:
+def as_text(value: Any) -> str:
     """A prompt or answer as text: a conversation gets a line per turn, its speaker named."""
     if isinstance(value, list) and all(isinstance(turn, dict) for turn in value):
         turns = [f"{turn.get('role', '?')}: {turn.get('content', '')}" for turn in value]
@@ -169,9 +176,14 @@ def read_markdown(text: str) -> Iterator[Sample]:
         rows = [
             [cell.strip().replace("\\|", "|") for cell in re.split(r"(?<!\\)\|", line)[1:-1]] for line in lines if line.startswith("| ")
         ]
-        answers = [Answer(row[0], _said(row[2]), _worth(row[3]), None, row[1]) for row in rows[2:] if len(row) == 4]
+        answers = [Answer(row[0], as_text(row[2]), _worth(row[3]), None, row[1]) for row in rows[2:] if len(row) == 4]
         if answers:
-            yield Sample(_said(prompt), _said(reference), answers)
+            yield Sample(as_text(_alone(prompt)), as_text(reference), answers)
+
+
+def _alone(prompt: str) -> str:
+    """A conversation of one turn as its words, as `as_text` tells them."""
+    return prompt.removeprefix("user: ") if "\n" not in prompt else prompt
 
 
 def _worth(cell: str) -> dict[str, float]:

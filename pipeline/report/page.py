@@ -21,6 +21,7 @@ from pipeline.report.costs import costs
 from pipeline.report.evaluation import Outcome, outcomes
 from pipeline.report.family import TALL, WIDE, Box, Sizes, Tree, draw
 from pipeline.report.findings import findings
+from pipeline.report.on_the_way import Thread, threads
 from pipeline.report.outcome_plots import ways
 from pipeline.report.reading import Run, Stage, Tie, read_run
 
@@ -69,6 +70,8 @@ class Section:
     groups: list[tuple[str, list[Chart]]]
     constant: list[tuple[str, str]]
     """Label and value of what never changed: a flat line tells no more."""
+    threads: list[Thread]
+    """What it said on the way."""
     data: list[Tie]
     shares: dict[str, float]
     """Of the bytes that a field's sources bring, times their weights, by the source's field path."""
@@ -108,7 +111,15 @@ def environment() -> Environment:
     """Everything is escaped; a name that the template misspells is an error."""
     env = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, loader=FunctionLoader(_asset))
     env.filters.update(
-        pretty=pretty, duration=duration, meaning=meaning, cell=cell, clip=clip, tick=tick, settings=settings, interval=interval
+        pretty=pretty,
+        duration=duration,
+        meaning=meaning,
+        cell=cell,
+        clip=clip,
+        tick=tick,
+        digits=digits,
+        settings=settings,
+        interval=interval,
     )
     return env
 
@@ -128,15 +139,32 @@ def cell(value: Any) -> str:
 
 def interval(text: str) -> tuple[str, str]:
     """`0.74 (0.69 to 0.79)` as its value and its interval, so that the value is seen first."""
-    match = re.fullmatch(r"(\S+) \((\S+ to \S+)\)", text)
-    return (match[1], match[2]) if match else (text, "")
+    match = re.fullmatch(r"(\S+) \((\S+) to (\S+)\)", text)
+    if match is None:
+        return text, ""
+    value, low, high = (_aligned(part) for part in match.groups())
+    return value, f"{low} to {high}"
 
 
-def tick(value: float, unit: str) -> str:
+def _aligned(number: str) -> str:
+    """A number with as many places as its neighbours in the column: three figures, and of what is below one three places."""
+    try:
+        value = float(number)
+    except ValueError:
+        return number
+    return f"{value:.{max(0, 3 - len(str(int(abs(value))).lstrip('0')))}f}"
+
+
+def tick(value: float, unit: str, digits: int = 4) -> str:
     """An axis label: as short as the value allows."""
     if unit == "%":
         return f"{100 * value:.6g}%"
-    return f"{value:.4g}".replace("e-0", "e-") if abs(value) < 1e4 else pretty(value)
+    return f"{value:.{digits}g}".replace("e-0", "e-") if abs(value) < 1e4 else pretty(value)
+
+
+def digits(ticks: Sequence[tuple[float, float]]) -> int:
+    """Figures that it takes to tell the ticks of an axis apart, four at least."""
+    return next((count for count in range(4, 7) if len({f"{value:.{count}g}" for value, _ in ticks}) == len(ticks)), 7)
 
 
 def settings(value: dict[str, Any]) -> str:
@@ -173,7 +201,7 @@ def section(run: Run, stage: Stage, limit: int) -> Section:
                 drawn.append(stage_chart(f"{stage.name}-{index}-{number}", names, stage.curves, limit, whole))
         groups += [(name, drawn)] if drawn else []
     data = [tie for tie in stage.ties if tie.is_data]
-    return Section(stage, groups, constant, data, composition(data), lineage(run, stage.name), commands(run, stage))
+    return Section(stage, groups, constant, threads(stage), data, composition(data), lineage(run, stage.name), commands(run, stage))
 
 
 def composition(data: Sequence[Tie]) -> dict[str, float]:

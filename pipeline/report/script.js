@@ -21,7 +21,9 @@
   };
   const bytes = (value) => { let power = 0; while (value >= 1024 && power < 4) { value /= 1024; power += 1; } return `${short(value)} ${["B", "KiB", "MiB", "GiB", "TiB"][power]}`; };
   const said = (value, unit) => (unit === "%" ? `${(100 * value).toFixed(1)} %` : unit === "B" ? bytes(value) : unit ? `${short(value)} ${unit}` : short(value));
-  const tick = (value, unit) => (unit === "%" ? `${+(100 * value).toPrecision(6)}%` : value && Math.abs(value) < 1e-4 ? (+value.toPrecision(4)).toExponential() : Math.abs(value) < 1e4 ? String(+value.toPrecision(4)) : short(value));
+  const tick = (value, unit, digits = 4) => (unit === "%" ? `${+(100 * value).toPrecision(6)}%` : value && Math.abs(value) < 1e-4 ? (+value.toPrecision(digits)).toExponential() : Math.abs(value) < 1e4 ? String(+value.toPrecision(digits)) : short(value));
+  // Figures that it takes to tell the ticks of an axis apart.
+  const digitsFor = (ticks) => { let count = 4; while (count < 7 && new Set(ticks.map((value) => +value.toPrecision(count))).size < ticks.length) count += 1; return count; };
 
   const linearTicks = (low, high, count) => {
     const rough = (high - low) / count, power = 10 ** Math.floor(Math.log10(rough));
@@ -79,10 +81,10 @@
       this.axes(); this.point(null);
     }
     axes() {
-      const parts = [], ticks = this.scale === "log" ? logTicks(...this.y) : linearTicks(...this.y, 4);
+      const parts = [], ticks = this.scale === "log" ? logTicks(...this.y) : linearTicks(...this.y, 4), digits = digitsFor(ticks);
       for (const value of ticks) {
         const y = this.py(value).toFixed(1);
-        parts.push(node("line", { x1: LEFT, x2: RIGHT, y1: y, y2: y }), node("text", { x: LEFT - 6, y: +y + 3.5, "text-anchor": "end" }, tick(value, this.model.unit)));
+        parts.push(node("line", { x1: LEFT, x2: RIGHT, y1: y, y2: y }), node("text", { x: LEFT - 6, y: +y + 3.5, "text-anchor": "end" }, tick(value, this.model.unit, digits)));
       }
       for (const value of linearTicks(...this.range, 5)) parts.push(node("text", { x: this.px(value).toFixed(1), y: BOTTOM + 15, "text-anchor": "middle" }, tick(value, "")));
       parts.push(node("line", { class: "base", x1: LEFT, x2: RIGHT, y1: BOTTOM, y2: BOTTOM }));

@@ -25,7 +25,8 @@ class Series:
 
     @property
     def constant(self) -> bool:
-        return len(set(self.values)) <= 1
+        """Whether all values are the same in the figures that are shown; a chart of the rest would be one of rounding."""
+        return not self.values or max(self.values) - min(self.values) <= 1e-4 * max(map(abs, self.values))
 
 
 @dataclass(frozen=True)

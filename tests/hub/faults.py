@@ -1,6 +1,7 @@
 """What can go wrong on the way, by plan: a test says which request fails, how, and how often."""
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 
@@ -20,6 +21,8 @@ class Fault:
     """Close the connection once so many bytes of the request's body have come."""
     cut_response: int | None = None
     """Do what was asked, then close the connection once so many bytes of the answer's body have gone."""
+    then: Callable[[], None] | None = None
+    """Called when a connection has been closed: by which a test ends the client."""
     revoke: bool = False
     """Forget every token first: someone revoked it half-way."""
 

@@ -150,6 +150,8 @@ class _Handler(BaseHTTPRequestHandler):
             self.hub.seen.append(Seen(head.method, head.path, head.query, headers, len(body), result.status))
             self._send(result, fault.cut_response if fault else None)
         except _CutError:
+            if fault and fault.then:
+                fault.then()
             self.close_connection = True
             self.connection.shutdown(socket.SHUT_RDWR)
 

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from pipeline.report.charts import HEIGHT, LEFT, RIGHT, WIDTH, Dot, histogram, linear_ticks, log_ticks, scatter, stage_chart
 from pipeline.report.family import TALL, WIDE, Sizes, draw
+from pipeline.report.page import digits, interval, tick
 from pipeline.report.series import Curves, Series
 
 FINITE = st.floats(-1e9, 1e9)
@@ -127,3 +128,27 @@ def test_no_two_boxes_of_a_family_overlap_and_children_come_after_parents(parent
 
 def test_the_family_of_nothing_is_an_empty_drawing() -> None:
     assert draw({}).boxes == []
+
+
+def test_bytes_have_round_ticks_of_mebibytes_and_a_held_out_series_the_colour_of_its_own() -> None:
+    rewards = [float(step) for step in range(40)]
+    curves = curves_of(
+        memory_bytes=[2.0**20 * (500 + step) for step in range(40)], reward=rewards, reward_judge=rewards, held_out_reward_judge=rewards
+    )
+    memory = stage_chart("m", ["memory_bytes"], curves, 100)
+    assert (memory.unit, memory.lines[0].last) == ("MiB", 539.0)
+    chart = stage_chart("r", ["reward", "reward_judge", "held_out_reward_judge"], curves, 100)
+    assert [line.colour for line in chart.lines] == [0, 1, 1]
+
+
+def test_ticks_of_an_axis_are_told_apart() -> None:
+    ticks = [(1.0001, 0.0), (1.00015, 0.0), (1.0002, 0.0)]
+    assert len({tick(value, "", digits(ticks)) for value, _ in ticks}) == 3
+    assert digits([(0.1, 0.0), (0.2, 0.0)]) == 4
+
+
+def test_estimates_stand_under_one_another_with_as_many_places() -> None:
+    assert interval("0.00104 (0 to 0.0026)") == ("0.001", "0.000 to 0.003")
+    assert interval("-1.06 (-1.09 to -1.03)") == ("-1.06", "-1.09 to -1.03")
+    assert interval("50.7 (49 to 52.31)") == ("50.7", "49.0 to 52.3")
+    assert interval("by hand (as is)") == ("by hand (as is)", "")
