@@ -27,11 +27,21 @@ def free_port() -> int:
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("curl") is None, reason="needs curl")
 @pytest.mark.parametrize(
-    "engine", ["transformers", pytest.param("vllm", marks=pytest.mark.skipif(shutil.which("vllm") is None, reason="needs vLLM"))]
+    "engine",
+    [
+        "transformers",
+        pytest.param(
+            "vllm",
+            marks=pytest.mark.skipif(
+                shutil.which("vllm") is None, reason="vLLM is not installed; it wants an environment of its own, and mostly a GPU"
+            ),
+        ),
+    ],
 )
 def test_the_request_that_is_printed_works(tmp_path: Path, engine: str) -> None:
     run, port = tiny_run.make(tmp_path), free_port()
-    names = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HOME": str(tmp_path), "CUDA_VISIBLE_DEVICES": ""}
+    names = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HOME": str(tmp_path)}
+    names |= {"CUDA_VISIBLE_DEVICES": ""} if engine == "transformers" else {}
     command = [sys.executable, "-m", "pipeline", "serve", str(run), "policy", "--port", str(port), "--engine", engine]
     server = subprocess.Popen(command, cwd=ROOT, env=names, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     try:
