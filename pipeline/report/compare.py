@@ -10,7 +10,7 @@ from rich.text import Text
 
 from pipeline.report.catalogue import Better, meaning, parse, pretty
 from pipeline.report.page import page
-from pipeline.report.reading import Run, Stage, read_run
+from pipeline.report.reading import Run, Stage, Tie, read_run
 
 CONTEXT = ("require",)
 """Settings that say whether, not what; they change no result."""
@@ -129,10 +129,25 @@ def leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
 
 def _data(a: Stage, b: Stage) -> Iterator[Change]:
     """What the stages were made from: references and contents that differ, data and models alike."""
-    left, right = ({tie.role: f"{tie.reference} {tie.fingerprint[:12]}".strip() for tie in stage.ties} for stage in (a, b))
+    left, right = ({tie.role: tie for tie in stage.ties} for stage in (a, b))
     for role in [*left, *(role for role in right if role not in left)]:
-        if left.get(role) != right.get(role):
-            yield Change(role, left.get(role), right.get(role))
+        first, second = left.get(role), right.get(role)
+        if _content(first) != _content(second):
+            yield Change(role, _origin(first), _origin(second))
+
+
+def _content(tie: Tie | None) -> tuple[str, str, str] | None:
+    """What makes an input the same; its size alone does not, since files may be gone by now."""
+    return tie and (tie.reference, tie.path, tie.fingerprint[:12])
+
+
+def _origin(tie: Tie | None) -> str | None:
+    """An input as text: `world / stories.jsonl 96a1aa8281c1, 1.93 MiB`."""
+    if tie is None:
+        return None
+    inside = f" / {tie.path}" if tie.path and tie.path != tie.reference else ""
+    size = f", {pretty(float(tie.size), 'B')}" if tie.size is not None else ""
+    return f"{tie.reference}{inside} {tie.fingerprint[:12]}".strip() + size
 
 
 def _results(a: Stage | None, b: Stage | None) -> Iterator[Measure]:

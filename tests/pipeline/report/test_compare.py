@@ -53,6 +53,25 @@ def test_only_what_differs_is_told(runs: tuple[Path, Path]) -> None:
     assert loss.verdict == "better"
 
 
+def test_data_that_differ_are_told_with_their_content_and_size_and_a_size_alone_is_no_difference(runs: tuple[Path, Path]) -> None:
+    a, b = runs
+    before = [stage.data for stage in compare(a, b).stages if stage.name == "base"]
+    assert before == [[]]
+    stories = a / "stories.jsonl"
+    stories.write_bytes(b"x" * 2048)
+    for run, print_ in ((a, "0a1b2c3d4e5f"), (b, "ffffffffffff")):
+        job = json.loads((run / "base" / "job.json").read_text())
+        job["inputs"]["data.0.stage"]["fingerprint"] = print_
+        change(run / "base" / "job.json", inputs=job["inputs"], **({"files": {"data.0": [str(stories)]}} if run == a else {}))
+    [base] = [stage for stage in compare(a, b).stages if stage.name == "base"]
+    [told] = base.data
+    assert told.name == "data.0"
+    assert told.a == "world / stories.jsonl 0a1b2c3d4e5f, 2 KiB"
+    assert told.b == "world / stories.jsonl ffffffffffff"
+    change(b / "base" / "job.json", inputs=json.loads((a / "base" / "job.json").read_text())["inputs"])
+    assert [stage.data for stage in compare(a, b).stages if stage.name == "base"] == [[]]
+
+
 @pytest.mark.parametrize(
     ("measure", "verdict"),
     [
