@@ -67,6 +67,8 @@ KNOWN: dict[str, Meaning] = {
     "clip_fraction": Meaning("Clip fraction", "Policy", "%", "Share of tokens whose ratio was clipped."),
     "value_clip_fraction": Meaning("Value clip fraction", "Policy", "%", "Share of values that were clipped."),
     "kl_k3": Meaning("KL, k3 estimate", "Policy", "nats", "The same distance by an estimator that is never negative (Schulman 2020)."),
+    "kl_k2": Meaning("KL, k2 estimate", "Policy", "nats", "The same distance by half the squared log-ratio."),
+    "ratio_min": Meaning("Smallest ratio", "Policy", scale="log"),
     "ratio_max": Meaning("Largest ratio", "Policy", text="Furthest that one token's probability moved in an update.", scale="log"),
     "first_ratio_error": Meaning(
         "Ratio error at the start", "Policy", text="0 up to rounding: before the first step nothing has moved.", scale="log"

@@ -29,6 +29,8 @@ SIZE_LIMIT = 3_000_000
 """Bytes of a page."""
 POINTS = 40_000
 """Points of all curves together, to begin with."""
+TILES = 14
+"""Numbers of a stage that stand on top; the others are in a table that unfolds."""
 ROWS = 200
 """Rows of one table that are shown."""
 
@@ -81,6 +83,15 @@ class Section:
     @property
     def key(self) -> str:
         return f"stage-{self.stage.name}"
+
+    @property
+    def tiles(self) -> list[str]:
+        """Names of the numbers that stand on top: all of a few; of many those on held-out data first, and no parts."""
+        names = list(self.stage.metrics)
+        if len(names) <= TILES:
+            return names
+        whole = [name for name in names if not parse(name).part]
+        return sorted(whole, key=lambda name: not parse(name).held_out)[:TILES]
 
 
 def _render(run: Run, *, live: bool, points: int, samples: int) -> str:

@@ -15,7 +15,7 @@ from pipeline.errors import RecipeError
 from pipeline.report.catalogue import meaning
 from pipeline.report.commands import report
 from pipeline.report.costs import costs
-from pipeline.report.page import SIZE_LIMIT, composition, render, write_report
+from pipeline.report.page import SIZE_LIMIT, composition, render, section, write_report
 from pipeline.report.reading import Tie, read_run
 from tests.pipeline.report import pretend
 
@@ -216,3 +216,16 @@ def test_time_throughput_and_memory_stand_side_by_side(tmp_path: Path) -> None:
     assert (found["base"].tokens, found["base"].tokens_per_second, found["base"].memory) == (900, 5, 9 * 2**20)
     assert sum(cost.share for cost in found.values()) == pytest.approx(1)
     assert "9 MiB" in render(read_run(run))
+
+
+def test_of_many_numbers_the_held_out_ones_stand_on_top_and_all_of_them_in_a_table(tmp_path: Path) -> None:
+    run = pretend.make_run(tmp_path)
+    many = (
+        {f"reward_part{n}": 1.0 for n in range(20)} | {f"plain{n}": 2.0 for n in range(12)} | {"held_out_kl": 3.0, "held_out_reward": 4.0}
+    )
+    result = json.loads((run / "policy" / "result.json").read_text())
+    pretend.write(run / "policy" / "result.json", result | {"metrics": many})
+    stage = read_run(run)["policy"]
+    assert stage is not None
+    assert section(read_run(run), stage, 100).tiles == ["held_out_kl", "held_out_reward", *(f"plain{n}" for n in range(12))]
+    assert "All 34 numbers" in write_report(run).read_text()
