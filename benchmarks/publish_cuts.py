@@ -58,11 +58,13 @@ def main() -> None:
         total = sum(one.body_bytes for one in seen)
         print(f"undisturbed: {len(whole)} repositories, {len(seen)} requests with a body, {total:,} bytes")
         places: Counter[str] = Counter()
+        healed = 0
         for number in range(options.cuts + options.kills):
             point = point_at(seen, dice.randrange(total)) if number % 2 else point_in(dice.choice(seen), seen, dice)
             places[what(point)] += 1
             last = number == options.cuts + options.kills - 1
-            round_of(run, point, whole, killed=number >= options.cuts, compare=folder if last else None)
+            healed += round_of(run, point, whole, killed=number >= options.cuts, compare=folder if last else None)
+            print(f"{number + 1}: {what(point)}, byte {point.byte:,}", flush=True)
         print(f"{options.cuts} cuts and {options.kills} kills, at: {', '.join(f'{name} {count}' for name, count in places.most_common())}")
         print("after each: the same files as undisturbed, every file sent once, one commit a repository; a third publication sent nothing")
 
@@ -98,13 +100,15 @@ def what(point: Point) -> str:
     return "weights" if "/lfs/" in point.path else "commit" if "/commit/" in point.path else "other requests"
 
 
-def round_of(run: Path, point: Point, whole: dict[str, Any], *, killed: bool, compare: Path | None) -> None:
+def round_of(run: Path, point: Point, whole: dict[str, Any], *, killed: bool, compare: Path | None) -> bool:
+    """Whether the publication went on by itself: the client tries again, and what was stored by then need not be confirmed."""
     with hub() as server:
         ended = typed if killed else publish
         fault = server.fail(
             point.method, f"^{re.escape(point.path)}$", after=point.before, cut_request=point.byte, times=1 if killed else 99
         )
-        assert not ended(run, server, fault), f"{point} was not reached"
+        healed = ended(run, server, fault)
+        assert fault.times < (1 if killed else 99), f"{point} was not reached"
         server.faults.clear()
         assert ended(run, server, None), f"after {point}: the second publication failed"
         assert left(server) == whole, f"after {point}: other files than undisturbed"
@@ -120,6 +124,7 @@ def round_of(run: Path, point: Point, whole: dict[str, Any], *, killed: bool, co
         if compare:
             downloaded(run, server, compare)
     forget(run)
+    return healed
 
 
 def publish(run: Path, server: Any, fault: Any = None) -> bool:
