@@ -138,7 +138,7 @@ def _data(a: Stage, b: Stage) -> Iterator[Change]:
 
 def _content(tie: Tie | None) -> tuple[str, str, str] | None:
     """What makes an input the same; its size alone does not, since files may be gone by now."""
-    return tie and (tie.reference, tie.path, tie.fingerprint[:12])
+    return None if tie is None else (tie.reference, tie.path, tie.fingerprint[:12])
 
 
 def _origin(tie: Tie | None) -> str | None:
