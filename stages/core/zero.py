@@ -88,7 +88,9 @@ def _merged(config: dict[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
 
 def record(folder: Path, config: Mapping[str, Any], player: str = "") -> None:
     """Leave the whole configuration of an engine beside the job, for people."""
-    write_json(folder / f"deepspeed{'-' if player else ''}{player}.json", dict(config))
+    # Never, which accelerate says as infinity: JSON has no word for it.
+    finite = {**config, "steps_per_print": min(config["steps_per_print"], 2**31)}
+    write_json(folder / f"deepspeed{'-' if player else ''}{player}.json", finite)
 
 
 def settle(config: dict[str, Any], model: Any, folder: Path | None) -> None:
