@@ -11,7 +11,6 @@ from markupsafe import Markup
 from data.inspection.report import Report
 from pipeline.inspect.wording import figures, headline, judged, legend, span
 
-
 MARK = "\0"
 """Stands in the legend where an example of what is learned goes."""
 
