@@ -1,19 +1,15 @@
 """Plans, results and tables as text for people."""
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from pydantic import ValidationError
-
-from pipeline.errors import StoreError
 from pipeline.jobs import relative
 from pipeline.lock import held_by
 from pipeline.plan import Plan, Step
 from pipeline.progress import number, numbers
 from pipeline.publishing import MAIN, YOU
-from pipeline.store import StageFolder, read_json
-from stages.contract import Result, Table
+from pipeline.results import result_of
+from stages.contract import Table
 
 
 def columns(rows: Iterable[Sequence[str]]) -> str:
@@ -91,19 +87,11 @@ def _cell(value: str | float | None) -> str:
     return number(value)
 
 
-def result_of(folder: StageFolder) -> Result | None:
-    try:
-        found = read_json(folder.path / "result.json")
-        return None if found is None else Result.model_validate_json(json.dumps(found))
-    except (StoreError, ValidationError):
-        return None
-
-
 def summary(plan: Plan) -> str:
     """What a finished run ends with: the tables of its reports, and where everything is."""
     done = [step for step in plan.steps if step.manifest is not None]
     reports = [step for step in done if type(step.config).makes == "report"] or done[-1:]
-    parts = [table_text(table) for step in reports for table in getattr(result_of(step.folder), "tables", [])]
+    parts = [table_text(table) for step in reports for table in getattr(result_of(step.folder), "tables", ())]
     places = [
         (step.name, relative(plan.run.path / step.name / "artifact"), numbers(step.manifest["metrics"])) for step in done if step.manifest
     ]

@@ -27,8 +27,10 @@ def read_target(name: str, overrides: Sequence[str], runs: str) -> tuple[Recipe,
 
 def _of_run(path: Path, overrides: Sequence[str]) -> tuple[Recipe, Run, list[Problem]]:
     kept = read_json(path / "overrides.json")
-    if not (path / "recipe.yaml").is_file() or not isinstance(kept, dict):
-        raise RecipeError(f"{path} is not a run's folder (it holds no recipe.yaml); name a recipe or a folder below runs/")
+    if not (path / "recipe.yaml").is_file() or not isinstance(kept, dict) or not {"recipe", "overrides"} <= kept.keys():
+        raise RecipeError(
+            f"{path} is not a run's folder (it holds no recipe.yaml with its overrides.json); name a recipe or a folder below runs/"
+        )
     root = (path.resolve() / kept["recipe"]).parent
     recipe, problems = read(path / "recipe.yaml", [*kept["overrides"], *overrides], root=root)
     return recipe, Run(path), problems
