@@ -38,8 +38,8 @@ def adapter_problems(recipe: "Recipe", fetched: Mapping[str, Path] = NONE) -> li
     return problems
 
 
-def base_problems(recipe: "Recipe", fetched: Mapping[str, Path] = NONE) -> list[Problem]:
-    """Adapters in the user's folders or from the Hub whose base is missing or another one, and four-bit bases where nothing can hold them."""
+def base_problems(recipe: "Recipe", fetched: Mapping[str, Path] = NONE, *, here: bool = True) -> list[Problem]:
+    """Adapters in the user's folders or from the Hub whose base is missing or another one, and with `here` four-bit bases where nothing can hold them."""
     problems: list[Problem] = []
     for name, config in recipe.stages.items():
         for ref in recipe.references[name]:
@@ -50,7 +50,7 @@ def base_problems(recipe: "Recipe", fetched: Mapping[str, Path] = NONE) -> list[
                 except DataError as error:
                     problems.append(recipe.problem(name, ref.field, str(error)))
         own = getattr(config, "adapter", None)
-        if isinstance(own, QLora) and find_spec("bitsandbytes") is None:
+        if here and isinstance(own, QLora) and find_spec("bitsandbytes") is None:
             lacks = "qlora needs bitsandbytes, which is not installed: pip install 'recipe-pipeline[qlora]'; or use kind: lora"
             problems.append(recipe.problem(name, "adapter.kind", lacks))
     return problems

@@ -10,21 +10,42 @@ from pipeline.errors import RecipeError, suggestion
 
 DONE, FAILED = 0, 1
 """As in `stages.contract`, which is not imported here so that asking for help costs nothing."""
+MACHINE = ("gpu_memory", "gpu", "nodes", "price", "mfu", "calibrate")
+"""Options of `plan` that describe a machine, beside `--gpus`."""
 
 
 def plan(arguments: list[str]) -> int:
     """Show what `run` would do, and why."""
     parser = Parser("plan", "Show what `run` would do for each stage, and why. Starts nothing.").recipe("recipe (YAML), or a run's folder")
+    _machine(parser)
     options = parser.selection().json().read(arguments)
     from pipeline.checks import look, warnings
     from pipeline.plan import Selection
     from pipeline.show import plan_json, plan_text
 
     selection = Selection(options.start, options.until, options.only, tuple(options.redo))
-    made = look(options.recipe, options.overrides, options.runs, selection).whole()
+    if options.gpus is None and (given := next((name for name in MACHINE if getattr(options, name) not in (None, False)), None)):
+        raise RecipeError(f"--{given.replace('_', '-')} is about a machine: say --gpus and how many it has")
+    made = look(options.recipe, options.overrides, options.runs, selection, here=options.gpus is None).whole()
+    if options.gpus is not None:
+        from pipeline.estimate.command import main
+
+        return main(made, options)
     notes = warnings(made.recipe)
     print(json.dumps(plan_json(made) | {"notes": notes}, indent=1) if options.json else "\n".join([plan_text(made), *notes]))
     return DONE
+
+
+def _machine(parser: Parser) -> None:
+    """Options that ask what the stages need on a machine."""
+    group = parser.add_argument_group("what it needs", "With --gpus: memory, time, disk and price of every stage, and which setting fits.")
+    group.add_argument("--gpus", metavar="N", type=_count, help="devices of each node; 0 for a CPU")
+    group.add_argument("--gpu-memory", metavar="SIZE", help="memory of a device, such as 80GB")
+    group.add_argument("--gpu", metavar="NAME", help="a known device, such as h100: its memory and speed")
+    group.add_argument("--nodes", metavar="N", type=_count, help="nodes (default: hardware.nodes, or 1)")
+    group.add_argument("--price", metavar="P", type=float, help="price of a device for an hour")
+    group.add_argument("--calibrate", action="store_true", help="take a few steps of each stage on this machine, and reckon time from them")
+    group.add_argument("--mfu", metavar="SHARE", type=float, help="share of the peak that training reaches (default: 0.4)")
 
 
 def check(arguments: list[str]) -> int:

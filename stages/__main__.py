@@ -110,7 +110,10 @@ def note_failure(job: Job, code: int, sentence: str, *, known: bool, lost: bool 
 
 def prepare_process(job: Job) -> None:
     """What must be set before torch is imported: memory allocation, threads, and libraries that would phone home or draw bars."""
-    keep_memory()
+    if job.hardware.zero in (0, "auto"):
+        keep_memory()
+    else:
+        return_memory()
     if "RANK" in os.environ:
         die_with_launcher()
     if os.environ.get("RANK", "0") != "0":
@@ -147,6 +150,14 @@ def keep_memory() -> None:
         libc.mallopt(m_trim_threshold, 2**31 - 1)
     except (OSError, AttributeError):
         return  # another C library: nothing to set
+
+
+def return_memory() -> None:
+    """Let glibc give every freed tensor back to the kernel: what ZeRO gathers, flattens and sends comes in pieces of all sizes, and kept for reuse
+    they would take as much again as is in use (measured: docs/plan.md)."""
+    m_mmap_threshold = -3
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL("libc.so.6").mallopt(m_mmap_threshold, 128 * 1024)
 
 
 def die_with_launcher() -> None:

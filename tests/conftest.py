@@ -1,6 +1,7 @@
 """A workspace as a user has it, with the shipped recipes made small enough to run in a test."""
 
 import os
+import shutil
 
 # Before anything imports torch. At this size, and beside other tests, threads only wait for one another; and how many of them add up a sum decides
 # its last bits, which a busy machine would change from one run to the next.
@@ -40,6 +41,7 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with `recipes/` in it; the demo's sizes are cut, its stages and their settings are not."""
     folder = tmp_path_factory.mktemp("workspace")
     (folder / "recipes").mkdir()
+    shutil.copytree(RECIPES[0].parent / "shapes", folder / "recipes" / "shapes")
     yaml = YAML()
     for path in RECIPES:
         recipe = yaml.load(path.read_text(encoding="utf-8"))

@@ -10,6 +10,7 @@ from data.config import Context, Source, Spec, Takes
 from data.extent import Extent
 from stages.adapters.combinations import Carried, Situation
 from stages.contract import Hardware
+from stages.core.workload import Player, Workload
 
 ModelRef = Annotated[str, Takes("causal-lm")]
 RewardRef = Annotated[str, Takes("reward-model")]
@@ -102,6 +103,18 @@ class StageConfig(Spec):
         """A field that would be computed wrongly with this hardware, and what to do about it."""
         return None
 
+    def vocabulary(self, given: int | None) -> int | None:
+        """Tokens of the tokenizer that the stage leaves, where it leaves one; `given` has those of the one that it takes."""
+        return None
+
+    def brief(self, steps: int) -> Self | None:
+        """The same stage cut to about so many optimizer steps (rollouts), for measuring what one takes; None if it takes none."""
+        return None
+
+    def workload(self) -> Workload | None:
+        """What the stage computes with models, for a plan of memory and time; None if it holds none."""
+        return None
+
     def situation(self, carried: Mapping[str, Carried], *, checkpointing: bool) -> Situation | None:
         """What the stage does with adapters; None if it trains no model. `carried` has what the models that it takes bring along, by field."""
         if "adapter" not in type(self).model_fields:
@@ -148,6 +161,11 @@ class Llama(Spec):
     """One matrix for input embeddings and output head."""
     initializer_range: float | None = Field(None, gt=0)
     """Standard deviation of initial weights; 1/sqrt(hidden_size) below width 1024, else 0.02, if left out (0.02 stalls at small width)."""
+
+    @property
+    def mlp_width(self) -> int:
+        """`mlp_size`, or its default."""
+        return self.mlp_size or -(-8 * self.hidden_size // (3 * 64)) * 64
 
     @model_validator(mode="after")
     def _divides(self) -> Self:
@@ -281,6 +299,12 @@ class Rewarded(StageConfig):
         rules = [part.rule for part in getattr(self, "rewards", ()) if part.rule]
         return references_told(rules, extent) if field in ("prompts", "validation") else None
 
+    def judges(self, on: str | None = None) -> tuple[Player, ...]:
+        """The reward models that score answers, each reading every token once; on the weights of player `on` where they can be."""
+        parts: tuple[RewardPart, ...] = getattr(self, "rewards", ())
+        fields = [(f"rewards.{number}.{inner}", name) for number, part in enumerate(parts) for inner, name in part.takes]
+        return tuple(Player(f"reward {name.rpartition('/')[2]}", field, "score", on=on, reads=1.0) for field, name in fields)
+
     @model_validator(mode="after")
     def _hosts_are_allowed(self) -> Self:
         parts: tuple[RewardPart, ...] = getattr(self, "rewards", ())
@@ -308,3 +332,8 @@ def steps_told(steps: float, of: str, remedy: str, *, about: bool = False) -> st
 Sources = Annotated[tuple[Source, ...], Field(min_length=1)]
 Temperature = Annotated[float, Field(ge=1, le=1_000)]
 """Of a mixture; 1 keeps the sources' shares as they are."""
+
+
+def some_of(sources: tuple[Source, ...], rows: int = 2_000) -> tuple[Source, ...]:
+    """The first rows of each source: enough to measure a few steps."""
+    return tuple(source.model_copy(update={"limit": min(rows, source.limit or rows)}) for source in sources)

@@ -141,7 +141,7 @@ def new_llama(shape: Llama, tokenizer: Any, seed: int) -> Any:
     config = LlamaConfig(
         vocab_size=len(tokenizer),
         hidden_size=width,
-        intermediate_size=shape.mlp_size or -(-8 * width // (3 * 64)) * 64,
+        intermediate_size=shape.mlp_width,
         num_hidden_layers=shape.layers,
         num_attention_heads=shape.heads,
         num_key_value_heads=shape.kv_heads or shape.heads,

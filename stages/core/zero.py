@@ -19,6 +19,8 @@ from stages.core.files import write_json
 BUCKET = 50_000_000
 """Most elements that are reduced or gathered in one message, and so the size of a communication buffer."""
 
+QUIET = 2**31
+"""Steps between DeepSpeed's own lines: none."""
 TOLERANCE = 1e-5
 """Largest allowed difference of outputs between a model in shards and the same brought together, relative to the largest above one."""
 
@@ -34,11 +36,12 @@ def engine_config(
     """What `deepspeed.initialize` is told, for a model of that hidden size; Trainer, which is told before it has the model, adds it then."""
     if hardware.gpus == 0:
         _without_compiling()
+    _without_second_copy()
     config: dict[str, Any] = {
         "train_micro_batch_size_per_gpu": micro_batch,
         "gradient_accumulation_steps": accumulation,
         "gradient_clipping": clip,
-        "steps_per_print": 2**31,
+        "steps_per_print": QUIET,
         "zero_optimization": {
             "stage": zero_stage(hardware),
             "reduce_bucket_size": BUCKET,
@@ -96,6 +99,7 @@ def record(folder: Path, config: Mapping[str, Any], player: str = "") -> None:
 def settle(config: dict[str, Any], model: Any, folder: Path | None) -> None:
     """What Trainer could not be told before it had the model; and the whole, beside the job, where a folder is given."""
     keep_vectors(config["zero_optimization"], model.config.get_text_config().hidden_size)
+    config["steps_per_print"] = QUIET  # accelerate has put an infinity there, which JSON has no word for
     if folder is not None:
         record(folder, config)
 
@@ -133,6 +137,26 @@ def _without_compiling() -> None:
     import deepspeed
 
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+
+
+class DeviceName(str):
+    """A device's name that equals the device."""
+
+    def __eq__(self, other: object) -> bool:
+        return str(self) == str(other)
+
+    __hash__ = str.__hash__
+
+
+def _without_second_copy() -> None:
+    """Under ZeRO-3 DeepSpeed takes fp32 weights as their own master weights where they lie on its device, which it compares by name; torch says that a
+    device and its name differ, and every weight would be held twice."""
+    from deepspeed.accelerator import get_accelerator
+
+    accelerator = get_accelerator()
+    usual = accelerator.current_device_name
+    if not isinstance(usual(), DeviceName):
+        accelerator.current_device_name = lambda: DeviceName(usual())
 
 
 def size_of_state(model: Any, *, sharded: bool) -> int:

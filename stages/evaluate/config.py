@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 from data.config import Source, Spec, Wants
 from data.extent import Extent
 from stages.core.config import ModelRef, Rewarded, RewardPart, RuleName, Sampling, Sources, references_told
+from stages.core.workload import Player, Workload
 
 
 class Task(Spec):
@@ -46,6 +47,13 @@ class Evaluate(Rewarded):
     """Prompts whose answers are shown side by side."""
     limit: int = Field(256, gt=0)
     """Prompts per task at most."""
+
+    def workload(self) -> Workload:
+        family = tuple(
+            Player(name.rpartition("/")[2], f"models.{n}", reads=1.0, writes=bool(self.tasks)) for n, name in enumerate(self.models)
+        )
+        answer = self.sampling.max_new_tokens if self.tasks else 0
+        return Workload((*family, *self.judges()), "answers", apart=True, answer=answer)
 
     def too_long(self, contexts: Mapping[str, int | None]) -> tuple[str, str] | None:
         return self.sampling.too_long(self._answering(contexts) if self.tasks else {})

@@ -11,6 +11,7 @@ from stages.adapters.combinations import Carried, Situation
 from stages.adapters.config import Adapter
 from stages.contract import Hardware
 from stages.core.config import ModelRef, Optimizer, Rewarded, RewardPart, Sampling, Sources
+from stages.core.workload import Player, Workload
 
 
 class KL(Spec):
@@ -141,6 +142,35 @@ class PPO(Rewarded):
         judges = [f"rewards.{n}.{part.takes[0][0]}" for n, part in enumerate(self.rewards) if part.takes and part.weight]
         field = "critic" if self.critic is not None else judges[0] if judges else None
         return replace(found, critic=carried.get(field or "", Carried())) if found else None
+
+    def brief(self, steps: int) -> Self:
+        return self.model_copy(update={"steps": steps, "critic_warmup": 0, "evaluation_prompts": 1, "samples": 0})
+
+    def workload(self) -> Workload:
+        """Policy, reference, critic and reward models: which of them have weights of their own, and how often each reads or learns from an answer."""
+        learned = float(self.epochs)
+        moved = learned * (self.steps - self.critic_warmup) / self.steps
+        policy = Player("policy", "model", learns=True, adapter=self.adapter, reads=1.0, updates=moved, writes=True)
+        reference = Player("reference", "model", on="policy" if self.adapter else None, reads=1.0)
+        judges = self.judges(on="policy" if self.players == "shared-base" else None)
+        return Workload(
+            (policy, reference, self._critic(judges, learned), *judges),
+            "answers",
+            batch=self.batch,
+            minibatches=self.minibatches,
+            steps=self.steps,
+            answer=self.sampling.max_new_tokens,
+            engine_memory=self.engine_memory if self.engine == "vllm" else None,
+            copies=(self.ema is not None) + (self.keep == "best"),
+        )
+
+    def _critic(self, judges: tuple[Player, ...], learned: float) -> Player:
+        if self.players == "shared-trunk":
+            return Player("critic", "model", "value", learns=True, on="policy", updates=learned, trunk=True)
+        if self.players == "shared-base":
+            return Player("critic", "model", "value", learns=True, adapter=self.adapter, on="policy", reads=1.0, updates=learned)
+        start = "critic" if self.critic else judges[0].field if judges else "model"
+        return Player("critic", start, "value", learns=True, reads=1.0, updates=learned)
 
     def too_long(self, contexts: Mapping[str, int | None]) -> tuple[str, str] | None:
         return self.sampling.too_long({"model": contexts.get("model")})

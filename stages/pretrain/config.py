@@ -18,6 +18,7 @@ from stages.core.config import (
     check_new_tokens_learn,
     steps_told,
 )
+from stages.core.workload import Player, Workload
 
 
 class PretrainOptimizer(Optimizer):
@@ -61,6 +62,13 @@ class Pretrain(StageConfig):
         steps = self.tokens // context // max(1, self.batch_tokens // context)
         told = steps_told(steps, f"{self.named('tokens')} and {self.named('batch_tokens')}", "raise tokens or lower batch_tokens")
         return ("tokens", told) if told else None
+
+    def brief(self, steps: int) -> Self:
+        return self.model_copy(update={"tokens": steps * self.batch_tokens, "samples": 0})
+
+    def workload(self) -> Workload:
+        model = Player("model", "model", learns=True, adapter=self.adapter, updates=1.0)
+        return Workload((model,), batch=self.batch_tokens, tokens=self.tokens, new=isinstance(self.model, Llama))
 
     @model_validator(mode="after")
     def _tokenizer_fits(self) -> Self:

@@ -1,14 +1,15 @@
 """Settings of the reward-model stage. Torch-free."""
 
 from collections.abc import Mapping
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field
 
 from data.config import Source, Wants
 from data.extent import Extent
 from stages.adapters.config import Adapter
-from stages.core.config import ModelRef, Optimizer, Sources, StageConfig, steps_told
+from stages.core.config import ModelRef, Optimizer, Sources, StageConfig, some_of, steps_told
+from stages.core.workload import Player, Workload
 
 
 class RewardOptimizer(Optimizer):
@@ -65,3 +66,10 @@ class Reward(StageConfig):
         of = f"{records:,.0f} pairs to learn from, {self.named('epochs')} and {self.named('batch_pairs')}"
         told = steps_told(steps, of, "lower batch_pairs or raise epochs")
         return ("batch_pairs", told) if told else None
+
+    def brief(self, steps: int) -> Self:
+        return self.model_copy(update={"data": some_of(self.data), "epochs": 100.0})
+
+    def workload(self) -> Workload:
+        model = Player("model", "model", "score", learns=True, adapter=self.adapter, updates=1.0)
+        return Workload((model,), "pairs", batch=self.batch_pairs, epochs=self.epochs, data=("data",), longest=self.max_tokens)

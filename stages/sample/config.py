@@ -7,6 +7,7 @@ from pydantic import Field, model_validator
 
 from data.config import Wants
 from stages.core.config import ModelRef, Rewarded, RewardPart, Sampling, Sources
+from stages.core.workload import Player, Workload
 
 
 class Sample(Rewarded):
@@ -29,6 +30,11 @@ class Sample(Rewarded):
     unfinished: bool = False
     """Keep answers that were cut at the limit too: SFT would learn from them to stop there."""
     sampling: Sampling = Sampling()
+
+    def workload(self) -> Workload:
+        policy = Player("model", "model", writes=True)
+        answer = self.sampling.max_new_tokens
+        return Workload((policy, *self.judges()), "answers", epochs=self.samples, data=("prompts",), answer=answer)
 
     def too_long(self, contexts: Mapping[str, int | None]) -> tuple[str, str] | None:
         return self.sampling.too_long({"model": contexts.get("model")})

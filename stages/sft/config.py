@@ -16,8 +16,10 @@ from stages.core.config import (
     Temperature,
     TokenizerRef,
     check_new_tokens_learn,
+    some_of,
     steps_told,
 )
+from stages.core.workload import Player, Workload
 
 
 class SFTOptimizer(Optimizer):
@@ -65,6 +67,13 @@ class SFT(StageConfig):
         of = f"{records:,.0f} chats of {characters:,.0f} characters, {self.named('epochs')} and {self.named('batch_tokens')}"
         told = steps_told(steps, of, "lower batch_tokens or raise epochs", about=True)
         return ("batch_tokens", told) if told else None
+
+    def brief(self, steps: int) -> Self:
+        return self.model_copy(update={"data": some_of(self.data), "epochs": 100.0, "samples": 0})
+
+    def workload(self) -> Workload:
+        model = Player("model", "model", learns=True, adapter=self.adapter, updates=1.0)
+        return Workload((model,), batch=self.batch_tokens, epochs=self.epochs, data=("data",), longest=self.max_tokens)
 
     @model_validator(mode="after")
     def _new_tokens_learn(self) -> Self:

@@ -21,6 +21,7 @@ ENVIRONMENT = {
     "stages.adapters.__main__": "keeps libraries quiet and off the devices before they load",
     "pipeline.publish.command": "looks for secrets, to keep them out of what is sent",
     "pipeline.execute": "hands the environment on to stage processes",
+    "pipeline.estimate.calibrating": "hands the environment on to stage processes",
     "pipeline.chat.serve": "hands the environment on to the server",
     "pipeline.running": "looks which devices a child would see",
     "pipeline.here": "looks which devices a child would see",
@@ -50,6 +51,7 @@ def test_the_orchestrator_imports_only_torch_free_files_of_the_stages():
         "stages.core.config",
         "stages.core.dialogue",
         "stages.core.files",
+        "stages.core.workload",
         *ADAPTERS,
     } | {f"stages.{kind}.config" for kind in KINDS}
     wrong = [

@@ -1,0 +1,57 @@
+"""What a plan is made for: devices, their memory and speed, their price, and the assumptions that stand where nothing was measured."""
+
+from dataclasses import dataclass
+
+from pipeline.errors import RecipeError
+from pipeline.estimate.gpus import GPU, GPUS, gpu_named, size_of
+
+MARGIN = 0.08
+"""Share of a device's memory that a plan leaves free: for the CUDA context, NCCL, kernels' own workspace and what the caching allocator cannot use again.
+Not measured on a GPU by us."""
+MFU = 0.4
+"""Model FLOPs utilisation where none is given or measured. Published ones lie between 0.3 and 0.55 (docs/plan.md)."""
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Devices of one kind, equally many on each node."""
+
+    gpus: int
+    """On each node; 0 is a CPU."""
+    memory: int
+    """Bytes of one device."""
+    nodes: int = 1
+    gpu: GPU | None = None
+    price: float | None = None
+    """Of one device for an hour."""
+    mfu: float = MFU
+
+    @property
+    def usable(self) -> float:
+        """Bytes of a device that a plan may use."""
+        return self.memory * (1 - MARGIN) if self.gpus else float(self.memory)
+
+    @property
+    def label(self) -> str:
+        what = self.gpu.name if self.gpu else "GPU" if self.gpus else "CPU"
+        return f"{max(self.gpus, 1) * self.nodes} x {what} of {self.memory / 1e9:.0f} GB" + (
+            f" on {self.nodes} nodes" if self.nodes > 1 else ""
+        )
+
+
+def machine(
+    gpus: int, memory: str | None, gpu: str | None, *, nodes: int = 1, price: float | None = None, mfu: float | None = None
+) -> Machine:
+    """From the words of a command line. Raises RecipeError where it does not say how much memory a device has."""
+    for name, value in (("--gpus", gpus + 1), ("--nodes", nodes), ("--price", price), ("--mfu", mfu)):
+        if value is not None and value <= 0:
+            raise RecipeError(
+                f"{name}: found {value - (name == '--gpus'):g}, wanted {'a number from 0' if name == '--gpus' else 'more than 0'}"
+            )
+    if mfu is not None and mfu > 1:
+        raise RecipeError(f"--mfu: found {mfu:g}, wanted a share of the peak, such as {MFU:g}")
+    device = gpu_named(gpu) if gpu is not None else None
+    if memory is None and device is None:
+        raise RecipeError(f"--gpus: how much memory has each? Say --gpu-memory 80GB, or --gpu and one of {', '.join(GPUS)}")
+    size = size_of(memory) if memory is not None else device.memory  # type: ignore[union-attr]  # one of the two is there
+    return Machine(gpus, size, nodes, device, price, MFU if mfu is None else mfu)

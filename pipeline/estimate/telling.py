@@ -1,0 +1,156 @@
+"""Estimates as text for people, and as JSON for programs."""
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from pipeline.estimate.machine import MARGIN, Machine
+from pipeline.estimate.memory import PARTS
+from pipeline.show import columns
+
+if TYPE_CHECKING:
+    from pipeline.estimate.choosing import Option
+    from pipeline.estimate.command import Estimate
+
+UNITS = ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k"))
+
+
+def count(number: float | None) -> str:
+    """`6.7B`, `1.0T`, `512`."""
+    if number is None:
+        return "?"
+    for size, unit in UNITS:
+        if number >= size * 0.9995:
+            return f"{number / size:.3g}{unit}"
+    return f"{number:.3g}"
+
+
+def gigabytes(size: float) -> str:
+    """GB with as many digits as say something."""
+    gb = size / 1e9
+    return f"{gb:,.0f}" if gb >= 100 else f"{gb:.1f}" if gb >= 0.995 else f"{gb:.2f}" if size else "0"
+
+
+def duration(hours: float) -> str:
+    if hours < 1 / 60:
+        return f"{hours * 3600:.2g} s"
+    if hours < 1:
+        return f"{hours * 60:.3g} min"
+    return f"{hours:,.1f} h" if hours < 72 else f"{hours / 24:,.1f} days"
+
+
+def estimate_text(found: Sequence["Estimate"], machine: Machine) -> str:
+    """A summary, and for each stage the memory of every option."""
+    head = [f"{machine.label}, {MARGIN:.0%} of each left free" if machine.gpus else machine.label]
+    if machine.gpu:
+        head.append(f"{machine.mfu:.0%} of the peak reached ({machine.gpu.source})")
+    parts = ["; ".join(head), columns([HEAD, *map(_row, found)])]
+    parts += [_details(each) for each in found]
+    total = [each.hours for each in found]
+    if all(time is not None for time in total) and len(total) > 1:
+        price = (
+            f", {sum(each.price or 0 for each in found):,.0f} at {machine.price:g} per GPU and hour" if machine.price is not None else ""
+        )
+        parts.append(f"in all {duration(sum(time or 0 for time in total))}{price}")
+    return "\n\n".join(parts)
+
+
+HEAD = ("stage", "kind", "parameters", "trained", "tokens", "FLOPs", "time", "price", "disk, GB", "memory, GB", "setting")
+
+
+def _row(each: "Estimate") -> tuple[str, ...]:
+    stage = each.stage
+    memory = gigabytes(each.chosen.memory.total) if each.chosen else "does not fit"
+    return (
+        stage.name,
+        stage.kind,
+        count(stage.parameters),
+        count(stage.trained),
+        count(stage.tokens),
+        f"{each.flops:.2e}" if each.flops else "?",
+        duration(each.hours) if each.hours is not None else "?",
+        f"{each.price:,.0f}" if each.price is not None else "",
+        gigabytes(each.disk.total),
+        memory,
+        each.chosen.label if each.chosen else each.near,
+    )
+
+
+def _details(each: "Estimate") -> str:
+    """The options of one stage, and why one of them was chosen."""
+    rows: list[tuple[str, ...]] = [("", *PARTS, "in all", "most while", "main memory", "")]
+    for option in each.options:
+        cells = [gigabytes(getattr(option.memory, part)) for part in PARTS]
+        mark = "<- chosen" if option is each.chosen else "" if option.fits else option.impossible or "does not fit"
+        host = gigabytes(option.memory.host) if option.memory.host else ""
+        rows.append((f"  {option.label}", *cells, gigabytes(option.memory.total), option.phase, host, mark))
+    held = ", ".join(
+        f"{player.player.name} {count(player.parameters)}" + (f" ({count(player.trained)} trained)" if player.trained else "")
+        for player in each.stage.held
+    )
+    return f"{each.stage.name}: {held}; GB of one process\n{columns(rows)}\n{why(each)}{_measured(each)}"
+
+
+def _measured(each: "Estimate") -> str:
+    found = each.measured
+    if found is None or isinstance(found, str):
+        return f"\n  {found}" if found else ""
+    rate = f"{found.tokens:,.0f} tokens a second, " if found.tokens is not None else ""
+    return (
+        f"\n  measured on {found.processes} process{'es' if found.processes > 1 else ''} of this machine: {rate}{found.seconds:.3g} s a step, "
+        f"{gigabytes(found.memory)} GB held at most; the time above is reckoned from it"
+    )
+
+
+def why(each: "Estimate") -> str:
+    """In one line: what was chosen and why, or what would fit."""
+    if each.chosen is None:
+        return f"  does not fit: {each.near}"
+    before = [option for option in each.options if option.rank < each.chosen.rank]
+    reason = "; ".join(_against(option) for option in before[:4])
+    return f"  chosen: {' '.join(each.chosen.overrides)}; {reason or 'nothing is cheaper'}"
+
+
+def _against(option: "Option") -> str:
+    """Why an option that comes before the chosen one was not taken."""
+    name = f"ZeRO-{option.setting.zero}"
+    if option.impossible is not None:
+        return f"{name} cannot be"
+    return f"{name} fits only by recomputing" if option.fits else f"{name} needs {gigabytes(option.memory.total)} GB"
+
+
+def estimate_json(found: Sequence["Estimate"], machine: Machine) -> dict[str, Any]:
+    return {"machine": asdict(machine), "stages": [_stage_json(each) for each in found]}
+
+
+def _stage_json(each: "Estimate") -> dict[str, Any]:
+    stage = each.stage
+    return {
+        "name": stage.name,
+        "kind": stage.kind,
+        "parameters": stage.parameters,
+        "trained": stage.trained,
+        "players": [{"name": p.player.name, "parameters": p.parameters, "trained": p.trained} for p in stage.held],
+        "tokens": stage.tokens,
+        "flops": each.flops,
+        "hours": each.hours,
+        "hours_writing": each.writing,
+        "price": each.price,
+        "disk": each.disk.total,
+        "chosen": _option_json(each.chosen) if each.chosen else None,
+        "nearest": each.near,
+        "measured": asdict(each.measured) if each.measured is not None and not isinstance(each.measured, str) else each.measured,
+        "options": [_option_json(option) for option in each.options],
+    }
+
+
+def _option_json(option: "Option") -> dict[str, Any]:
+    memory = option.memory
+    return {
+        "setting": asdict(option.setting),
+        "overrides": option.overrides,
+        "phase": option.phase,
+        "fits": option.fits,
+        "impossible": option.impossible,
+        "memory": {part: getattr(memory, part) for part in PARTS} | {"total": memory.total, "host": memory.host},
+    }

@@ -1,0 +1,171 @@
+"""The cheapest setting that fits is chosen and explained; what cannot fit is refused with what does."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline.errors import RecipeError
+from pipeline.estimate.command import estimate
+from pipeline.estimate.machine import MARGIN, Machine, machine
+from pipeline.estimate.models import Models, players
+from pipeline.plan import make_plan
+from pipeline.recipe import load
+from pipeline.store import Run
+
+SEVEN = {"hidden_size": 4096, "layers": 32, "heads": 32, "mlp_size": 11008, "context": 2048, "tied_embeddings": False}
+EIGHT = machine(8, "80GB", "h100")
+
+
+def recipe(folder: Path, stages: dict[str, Any], **head: Any) -> Any:
+    """The plan of a recipe with a tokenizer of 32,000 tokens and data that are on the Hub."""
+    words = {"kind": "tokenizer", "vocab_size": 32_000, "data": [{"path": "hub:some/text"}]}
+    file = folder / "r.yaml"
+    file.write_text(json.dumps({"name": "r", "stages": {"words": words, **stages}, **head}))
+    return make_plan(load(file), Run(folder / "runs" / "r"))
+
+
+def base(**settings: Any) -> dict[str, Any]:
+    model = {**SEVEN, **settings.pop("model", {})}
+    data = [{"path": "hub:some/text"}]
+    return {"kind": "pretrain", "tokenizer": "words", "model": model, "data": data, "tokens": 10**9, "batch_tokens": 2**22, **settings}
+
+
+def ppo(**settings: Any) -> dict[str, Any]:
+    prompts = [{"path": "hub:some/prompts"}]
+    return {"kind": "ppo", "model": "base", "prompts": prompts, "steps": 100, "batch": 64, "rewards": [{"rule": "length:5"}], **settings}
+
+
+def reward(**settings: Any) -> dict[str, Any]:
+    return {"kind": "reward", "model": "base", "data": [{"path": "hub:some/pairs"}], **settings}
+
+
+def held(plan: Any, stage: str) -> dict[str, tuple[float, float]]:
+    """Parameters of each player of a stage that lie there for it, and those of them that train."""
+    models, found = Models(plan), {}
+    for step in plan.steps:
+        found[step.name] = models.of_step(step)
+    work = plan.step(stage).config.workload()
+    return {each.player.name: (each.parameters, each.trained) for each in players(work, found[stage])}
+
+
+WORDS = 6_738_415_616
+SCORE = WORDS - 32_000 * 4096 + 4096
+
+
+def test_all_four_players_of_ppo_are_counted(tmp_path: Path):
+    stages = {"base": base(), "judge": reward(), "policy": ppo(rewards=[{"model": "judge"}])}
+    assert held(recipe(tmp_path, stages), "policy") == {
+        "policy": (WORDS, WORDS),
+        "reference": (WORDS, 0),
+        "critic": (SCORE + 1, SCORE + 1),
+        "reward judge": (SCORE, 0),
+    }
+
+
+def test_players_that_share_weights_are_counted_once(tmp_path: Path):
+    lora = {"kind": "lora", "rank": 8}
+    adapter = 32 * 8 * (4 * 8192 + 3 * (4096 + 11008))
+    trunk = recipe(tmp_path, {"base": base(), "policy": ppo(players="shared-trunk")})
+    assert held(trunk, "policy")["critic"] == ((4096 + 1) * 8192 + 8192 + 1,) * 2
+    on_base = recipe(tmp_path, {"base": base(), "policy": ppo(players="shared-base", adapter=lora)})
+    assert held(on_base, "policy") == {
+        "policy": (WORDS + adapter, adapter),
+        "reference": (0, 0),
+        "critic": (adapter + 4097, adapter + 4097),
+    }
+
+
+def test_a_judge_shares_the_base_only_where_it_is_an_adapter_on_it(tmp_path: Path):
+    lora = {"kind": "lora", "rank": 8, "hand_over": "stack"}
+    policy = ppo(players="shared-base", adapter=lora, rewards=[{"model": "judge"}])
+    adapter = 32 * 8 * (4 * 8192 + 3 * (4096 + 11008))
+    merged = recipe(tmp_path, {"base": base(), "judge": reward(), "policy": policy})
+    assert held(merged, "policy")["reward judge"] == (SCORE, 0)
+    apart = recipe(tmp_path, {"base": base(), "judge": reward(adapter=lora), "policy": policy})
+    assert held(apart, "policy")["reward judge"] == (adapter + 2 * 4096, 0)
+
+
+def chosen(plan: Any, stage: str, machine: Machine = EIGHT) -> Any:
+    return next(each for each in estimate(plan, machine) if each.stage.name == stage)
+
+
+def test_the_cheapest_setting_that_fits_is_chosen(tmp_path: Path):
+    """Seven billion parameters on eight devices: whole they take 16 bytes each, and DDP's buckets 4 more."""
+    plan = recipe(tmp_path, {"base": base()})
+    small = chosen(recipe(tmp_path, {"base": base(model={"layers": 8})}), "base").chosen
+    assert (small.setting.zero, small.setting.checkpointing) == (0, False)
+    found = chosen(plan, "base")
+    assert found.chosen.setting.zero in (1, 2, 3)
+    assert found.chosen.memory.total <= 80e9 * (1 - MARGIN)
+    before = [option for option in found.options if option.rank < found.chosen.rank]
+    assert before
+    assert not any(option.fits and not option.setting.checkpointing for option in before)
+    larger = chosen(plan, "base", replace(EIGHT, memory=200 * 10**9)).chosen
+    assert larger.setting.zero == 0
+
+
+def test_a_level_that_the_recipe_asks_for_is_kept(tmp_path: Path):
+    plan = recipe(tmp_path, {"base": base(model={"layers": 8})}, hardware={"zero": 3, "micro_batch": 1})
+    found = chosen(plan, "base")
+    assert {option.setting.zero for option in found.options} == {3}
+    assert {option.setting.rows for option in found.options} == {1}
+
+
+def test_what_cannot_fit_is_refused_with_the_nearest_that_does(tmp_path: Path):
+    plan = recipe(tmp_path, {"base": base()}, hardware={"zero": 3, "offload": {"optimizer": "cpu"}})
+    on_nodes = chosen(plan, "base", replace(EIGHT, gpus=2, memory=14 * 10**9))
+    assert on_nodes.chosen is None
+    assert "nodes" in on_nodes.near
+    policy = chosen(recipe(tmp_path, {"base": base(), "policy": ppo()}), "policy", replace(EIGHT, gpus=1, memory=60 * 10**9))
+    assert policy.chosen is None
+    assert "adapter" in policy.near
+    hopeless = chosen(
+        recipe(tmp_path, {"base": base(), "exam": {"kind": "evaluate", "models": ["base"], "text": [{"path": "hub:a/b"}]}}),
+        "exam",
+        replace(EIGHT, memory=10**9),
+    )
+    assert "it needs devices of" in hopeless.near
+
+
+def test_a_step_that_processes_cannot_share_is_refused(tmp_path: Path):
+    found = chosen(recipe(tmp_path, {"base": base(batch_tokens=2048 * 12)}), "base")
+    assert found.chosen is None
+    assert found.near == "a step of 12 rows cannot be shared by 8 processes evenly"
+
+
+def test_shared_players_are_never_planned_under_zero(tmp_path: Path):
+    plan = recipe(tmp_path, {"base": base(model={"layers": 2}), "policy": ppo(players="shared-trunk")})
+    found = chosen(plan, "policy")
+    assert found.chosen.setting.zero == 0
+    assert all(option.impossible for option in found.options if option.setting.zero)
+
+
+def test_tokens_flops_hours_price_and_disk_follow_from_one_another(tmp_path: Path):
+    found = chosen(recipe(tmp_path, {"base": base()}), "base", machine(8, None, "h100", price=2.0, mfu=0.5))
+    stage = found.stage
+    each = 6 * (stage.first.shape.linear + 32_000 * 4096) + 12 * 32 * 4096 * 2048
+    assert found.flops == pytest.approx(each * 1e9)
+    again = 4 / 3 if found.chosen.setting.checkpointing else 1
+    assert found.hours == pytest.approx(found.flops * again / (8 * 0.5 * 989.4e12) / 3600)
+    assert found.price == pytest.approx(found.hours * 16)
+    assert found.disk.kept == 3  # two that are kept, and the one that is written
+    assert found.disk.checkpoint == WORDS * (4 + (12 if found.chosen.setting.zero else 8))
+    assert found.disk.artifact == 4 * WORDS
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ({"memory": None, "gpu": None}, "--gpus: how much memory has each"),
+        ({"nodes": 0}, "--nodes: found 0, wanted more than 0"),
+        ({"price": -1.0}, "--price: found -1, wanted more than 0"),
+        ({"mfu": 40.0}, "--mfu: found 40, wanted a share of the peak"),
+    ],
+)
+def test_a_machine_that_cannot_be_is_refused(words: dict[str, Any], message: str):
+    given = {"memory": "80GB", "gpu": "h100", **words}
+    with pytest.raises(RecipeError, match=message):
+        machine(8, given.pop("memory"), given.pop("gpu"), **given)

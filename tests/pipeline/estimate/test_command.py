@@ -1,0 +1,133 @@
+"""`pipeline plan RECIPE --gpus N` as it is typed: for people, for programs, and with what is wrong."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from pipeline.__main__ import main
+from tests.recipes.documents import ROOT, commands
+
+PAGE = ROOT / "docs" / "plan.md"
+PLANS = [line for line in commands(PAGE) if line.startswith("pipeline plan")]
+SMALL = """
+name: small
+stages:
+  words: {kind: tokenizer, vocab_size: 32000, data: [{path: hub:some/text}]}
+  base:
+    kind: pretrain
+    tokenizer: words
+    model: {hidden_size: 1024, layers: 24, heads: 16, context: 2048}
+    data: [{path: hub:some/text}]
+    tokens: 10_000_000_000
+    batch_tokens: 1_048_576
+  chat: {kind: sft, model: base, data: [{path: chats.jsonl}], batch_tokens: 262_144, adapter: {kind: lora}}
+"""
+
+
+@pytest.fixture
+def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "small.yaml").write_text(SMALL)
+    (tmp_path / "chats.jsonl").write_text(json.dumps({"prompt": "a" * 500, "completion": "b" * 500}) + "\n")
+    return tmp_path
+
+
+def test_the_plan_says_memory_time_price_and_what_to_set(small: Path, capsys: pytest.CaptureFixture[str]):
+    assert main(["plan", "small.yaml", "--gpus", "8", "--gpu", "a100", "--price", "2"]) == 0
+    told = capsys.readouterr().out
+    assert "8 x a100 of 80 GB" in told
+    assert "chosen: hardware.zero=0" in told
+    for word in ("weights", "gradients", "optimizer", "activations", "cache", "logits", "workspace"):
+        assert word in told
+
+
+def test_programs_get_the_same_as_json(small: Path, capsys: pytest.CaptureFixture[str]):
+    assert main(["plan", "small.yaml", "--gpus", "8", "--gpu", "a100", "--json"]) == 0
+    base, chat = json.loads(capsys.readouterr().out)["stages"]
+    assert base["parameters"] == 32_000 * 1024 + 24 * (4 * 1024**2 + 3 * 1024 * 2752 + 2048) + 1024
+    assert chat["trained"] == 24 * 16 * (4 * 2048 + 3 * (1024 + 2752))
+    assert base["tokens"] == 10**10
+    assert {option["setting"]["zero"] for option in base["options"]} == {0, 1, 2, 3}
+    memory = base["chosen"]["memory"]
+    assert sum(memory[part] for part in memory if part not in ("total", "host")) == pytest.approx(memory["total"])
+
+
+def test_tokens_of_data_that_lie_here_are_told_by_their_size(small: Path, capsys: pytest.CaptureFixture[str]):
+    main(["plan", "small.yaml", "--gpus", "8", "--gpu", "a100", "--json"])
+    chat = json.loads(capsys.readouterr().out)["stages"][1]
+    assert chat["tokens"] == pytest.approx(2 * (small / "chats.jsonl").stat().st_size / 4)
+
+
+def test_what_does_not_fit_ends_with_code_one_and_what_would(small: Path, capsys: pytest.CaptureFixture[str]):
+    assert main(["plan", "small.yaml", "--gpus", "8", "--gpu-memory", "2GB"]) == 1
+    assert "does not fit" in capsys.readouterr().out
+
+
+def test_on_a_cpu_processes_are_the_recipes(small: Path, capsys: pytest.CaptureFixture[str]):
+    assert main(["plan", "small.yaml", "hardware.processes=2", "--gpus", "0", "--gpu-memory", "64GB", "--json"]) == 0
+    base = json.loads(capsys.readouterr().out)["stages"][0]
+    assert base["chosen"]["setting"] | {"rows": None} == {
+        "processes": 2,
+        "zero": 0,
+        "optimizer": "device",
+        "parameters": "device",
+        "checkpointing": False,
+        "rows": None,
+        "compute": 4,
+        "device": "cpu",
+    }
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--gpus", "8"], "--gpus: how much memory has each? Say --gpu-memory 80GB"),
+        (["--gpus", "8", "--gpu", "a10"], "--gpu: found 'a10', wanted one of"),
+        (["--gpus", "8", "--gpu-memory", "80XB"], "--gpu-memory: found '80XB', wanted a size such as 80GB"),
+        (["--calibrate"], "--calibrate is about a machine: say --gpus"),
+        (["--price", "2"], "--price is about a machine: say --gpus"),
+    ],
+)
+def test_wrong_words_are_told(small: Path, words: list[str], message: str, capsys: pytest.CaptureFixture[str]):
+    assert main(["plan", "small.yaml", *words]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_an_unknown_family_names_its_file(small: Path, capsys: pytest.CaptureFixture[str]):
+    (small / "model").mkdir()
+    (small / "model" / "config.json").write_text(json.dumps({"model_type": "mamba", "architectures": ["MambaForCausalLM"]}))
+    (small / "m.yaml").write_text("name: m\nstages:\n  chat: {kind: sft, model: ./model, data: [{path: chats.jsonl}]}\n")
+    assert main(["plan", "m.yaml", "--gpus", "1", "--gpu", "a100"]) == 2
+    assert "model/config.json: model_type: found 'mamba', wanted one whose shape the plan knows" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_calibrated_time_is_that_of_a_few_real_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    from tests.stages.tiny import tokenizer_of
+
+    monkeypatch.chdir(tmp_path)
+    words = [f"word{number}" for number in range(50)]
+    tokenizer_of(words).save_pretrained(tmp_path / "words")
+    (tmp_path / "text.jsonl").write_text("".join(json.dumps({"text": " ".join(words[n % 7 :])}) + "\n" for n in range(200)))
+    base = {"kind": "pretrain", "tokenizer": "./words", "model": {"hidden_size": 32, "layers": 1, "heads": 2, "context": 64}}
+    base |= {"data": [{"path": "text.jsonl"}], "tokens": 10**9, "batch_tokens": 256}
+    judge = {"kind": "reward", "model": "base", "data": [{"path": "hub:some/pairs"}]}
+    (tmp_path / "r.yaml").write_text(json.dumps({"name": "r", "hardware": {"gpus": 0}, "stages": {"base": base, "judge": judge}}))
+    assert main(["plan", "r.yaml", "--gpus", "0", "--gpu-memory", "8GB", "--calibrate", "--json"]) == 0
+    first, second = json.loads(capsys.readouterr().out)["stages"]
+    assert first["measured"]["tokens"] > 0
+    assert first["measured"]["memory"] > 10**7
+    assert first["hours"] == pytest.approx(10**9 / first["measured"]["tokens"] / 3600)
+    assert second["measured"] == "not measured: 'base' is not done yet"
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize("line", PLANS)
+def test_every_plan_that_the_page_shows_prints_what_the_page_shows(
+    line: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.chdir(ROOT)
+    assert main(line.split()[1:]) == 0
+    page = PAGE.read_text(encoding="utf-8")
+    assert [row for row in capsys.readouterr().out.splitlines() if row.strip() and row not in page] == []
