@@ -12,19 +12,19 @@ class Arithmetic(StageConfig):
 
     makes: ClassVar[str] = "dataset"
     kind: Literal["arithmetic"] = "arithmetic"
-    smallest: int = Field(10, ge=0)
+    smallest: int = Field(0, ge=0)
     """Numbers go from this..."""
-    largest: int = Field(99, gt=1)
+    largest: int = Field(12, gt=1)
     """... to this."""
-    carry: bool = False
-    """Include sums in which a column of digits carries to the next one or borrows from it; without them a very small model learns to add, and not only the sums that it saw."""
+    carry: bool = True
+    """Include sums in which a column of digits carries to the next one or borrows from it; without them a very small model that reads digits learns to add, and not only the sums that it saw."""
     mistakes: float = Field(0.4, ge=0, lt=1)
     """Share of the chats whose result is wrong, so that a model that learns them well is wrong as often."""
     new: float = Field(0.1, gt=0, lt=1)
     """Share of the sums that only the exam asks about (its group `new`)."""
-    documents: int = Field(8_000, gt=0)
+    documents: int = Field(4_000, gt=0)
     """Texts of eight right equations each."""
-    chats: int = Field(2_000, gt=0)
+    chats: int = Field(3_000, gt=0)
     """Word problems with their answers, for SFT."""
     prompts: int = Field(2_000, gt=0)
     """Word problems with their results as references, for PPO."""

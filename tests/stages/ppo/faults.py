@@ -43,7 +43,7 @@ FAULTS = [
     Fault("score on a pad token", f"{PPO}/algorithm.py", "last_B = torch.where(mask_BT, columns_T, -1).amax(dim=1)", "last_B = torch.full_like(mask_BT[:, 0], mask_BT.size(1) - 1, dtype=torch.long)", ["stages/ppo/test_algorithm.py"]),
     Fault("missing-EOS penalty for answers that ended", f"{PPO}/algorithm.py", "torch.where(finished_B, score_B, score_B - missing_eos_penalty)", "torch.where(finished_B, score_B - missing_eos_penalty, score_B)", ["stages/ppo/test_algorithm.py"]),
     Fault("missing-EOS penalty left out", f"{PPO}/experience.py", "finished_scores(total_B, finished_B, config.missing_eos_penalty)", "total_B", ["stages/ppo/test_update.py"]),
-    Fault("overlong answers rewarded", f"{PPO}/experience.py", "score_B + overlong_penalty", "score_B - overlong_penalty", ["stages/ppo"]),
+    Fault("overlong answers rewarded", f"{PPO}/experience.py", "score_B + overlong_penalty", "score_B - overlong_penalty", ["stages/ppo/test_update.py"]),
     Fault("running normalisation without the mean", f"{PPO}/algorithm.py", "(score_B - self.mean) / (std", "score_B / (std", ["stages/ppo/test_keeping.py"]),
     Fault("reward clip left out", f"{CORE}/rewards.py", "score = score.clip(-part.clip, part.clip)", "pass", ["stages/core/test_rewards.py"]),
     # --- advantages
@@ -95,7 +95,7 @@ FAULTS = [
     Fault("value loss into the trunk", f"{PPO}/sharing.py", "self.head(hidden_NH.detach().float())", "self.head(hidden_NH.float())", ["stages/ppo/test_sharing.py"]),
     Fault("the critic's adapter in the policy's optimizer", f"{PPO}/sharing.py", 'if f".{CRITIC}." not in name)', "if name)", ["stages/ppo/test_sharing.py"]),
     Fault("backward with the wrong adapter under checkpointing", f"{PPO}/update.py", "with acting(self.players.critic.module):", "if True:", ["stages/ppo/test_sharing.py"]),
-    Fault("the critic ignores mean and deviation of its reward model", f"{PPO}/players.py", "critic.head.bias.fill_(-mean / std)", "critic.head.bias.fill_(0.0)", ["stages/ppo"]),
+    Fault("the critic ignores mean and deviation of its reward model", f"{PPO}/players.py", "critic.head.bias.fill_(-mean / std)", "critic.head.bias.fill_(0.0)", ["stages/ppo/test_update.py"]),
     # --- sampler
     Fault("left padding without position ids", f"{CORE}/generation.py", "- padding_B[:, None]).clamp(min=0)", "- 0 * padding_B[:, None]).clamp(min=0)", ["stages/core/test_generation.py", "stages/core/test_logprobs.py"]),
     Fault("left padding is seen", f"{CORE}/generation.py", ".long() if bool(padding_B.any()) else None", ".long() if False else None", ["stages/core/test_generation.py"]),
@@ -115,7 +115,7 @@ FAULTS = [
     Fault("label smoothing trusts the wrong label", f"{REWARD}/learning.py", "(1 - smoothing) * loss_B + smoothing * flipped_B", "smoothing * loss_B + (1 - smoothing) * flipped_B", ["stages/reward/test_reward_learning.py"]),
     Fault("a ranked list counts by its pairs", f"{REWARD}/learning.py", "(loss_B * weights_B).sum()", "loss_B.sum()", ["stages/reward/test_reward_learning.py"]),
     # --- text mix, metrics, resuming
-    Fault("text mix at the sampling temperature", f"{PPO}/players.py", "return TokenLogprobs(self.module.model, temperature, self.module.dtype)", "return self.module", ["stages/ppo"]),
+    Fault("text mix at the sampling temperature", f"{PPO}/players.py", "return TokenLogprobs(self.module.model, temperature, self.module.dtype)", "return self.module", ["stages/ppo/test_update.py"]),
     Fault("text mix: mean of micro-batches' means", f"{PPO}/mix.py", ".sum() / tokens *", ".mean() / len(parts) *", ["stages/ppo/test_mix.py"]),
     Fault("metrics averaged over padding", f"{PPO}/experience.py", "torch.where(self.mask_BT, kl_estimate(self.logp_BT, self.reference_BT, estimator), 0.0).sum(1)", "(kl_estimate(self.logp_BT, self.reference_BT, estimator) + 0.01).sum(1)", ["stages/ppo/test_update.py"]),
     Fault("explained variance upside down", f"{PPO}/algorithm.py", "return 1.0 - residual / spread if", "return residual / spread if", ["stages/ppo/test_algorithm.py"]),

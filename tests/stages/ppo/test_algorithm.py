@@ -224,6 +224,26 @@ def test_the_policy_loss_is_the_table_of_its_cases(dual):
     assert float(found.loss) == pytest.approx(expected, abs=1e-12)
 
 
+def value_loss_by_cases(value: float, old: float, target: float, clip: float | None) -> float:
+    """A value that moved further than the clip is charged as if it stood there, unless where it stands costs more."""
+    free = (value - target) ** 2
+    if clip is None or abs(value - old) <= clip:
+        return free / 2
+    return max(free, (old + math.copysign(clip, value - old) - target) ** 2) / 2
+
+
+@pytest.mark.parametrize("clip", [None, 0.2])
+def test_the_value_loss_is_the_table_of_its_cases(clip):
+    generator = torch.Generator().manual_seed(2)
+    values, old, targets = torch.randn(3, 200, generator=generator, dtype=torch.float64)
+    found = value_loss(values, old, targets, torch.full_like(values, 1 / 200), clip=clip)
+    cases = list(zip(values.tolist(), old.tolist(), targets.tolist(), strict=True))
+    assert float(found.loss) == pytest.approx(sum(value_loss_by_cases(*case, clip) for case in cases) / 200, abs=1e-12)
+    held = [value_loss_by_cases(*case, clip) > value_loss_by_cases(*case, None) for case in cases]
+    assert found.clipped_N.tolist() == held
+    assert any(held) == (clip is not None)
+
+
 def test_recorded_numbers_of_the_losses():
     logp, old = torch.tensor([-1.0, -0.5, -2.0, -1.2]), torch.tensor([-1.1, -1.0, -1.0, -1.2])
     advantages, weights = torch.tensor([1.0, 2.0, -1.0, -3.0]), torch.full((4,), 0.25)

@@ -14,11 +14,12 @@ from stages.contract import StageError
 from stages.core.answers import Scores
 from stages.core.generation import Completion, Transformers
 from stages.core.interrupt import Interrupted
-from stages.core.logprobs import TokenLogprobs, TokenValues
+from stages.core.logprobs import TokenLogprobs, TokenValues, batch_of
+from stages.core.rewards import last_token_scores
 from stages.core.seeds import seed_for
 from stages.ppo.config import PPO
 from stages.ppo.experience import collect
-from stages.ppo.players import AdapterOff, Player, Players, frozen_copy, without_dropout
+from stages.ppo.players import AdapterOff, Player, Players, critic_from_scores, frozen_copy, without_dropout
 from stages.ppo.ranks import Ranks, join
 from stages.ppo.rollout import Rollout, question_of
 from stages.ppo.run import check_shares
@@ -248,6 +249,48 @@ def test_an_unfinished_answer_pays_even_if_its_prompt_holds_an_end_token():
     completions = [Completion([20, 21], False, [0.0, 0.0]), Completion([20, END], True, [0.0, 0.0])]
     rollout = Rollout([0, 1], [[3, END, 4], [3, END, 4]], completions, ["", ""], Scores(np.zeros(2), {}))
     assert collect(rollout, players_of(config), config, 0.0, Ranks()).score_B.tolist() == [-2.5, 0.0]
+
+
+@pytest.mark.parametrize("estimator", ["k2", "k3"])
+def test_the_policys_loss_is_the_surrogate_plus_kl_less_entropy(estimator):
+    config = config_of(entropy=0.3, kl={"coefficient": 0.1, "loss": 0.5, "loss_estimator": estimator})
+    players = players_of(config)
+    update = Update(players, collect(rollout_of(config), players, config, 0.1, ALONE), config, ALONE)
+    (part,) = update._parts(list(range(ROWS)))
+    loss, found = update._policy_loss(part)
+    logp_N, entropy_N = players.policy(part.batch, with_entropy=True)
+    difference_N = logp_N - part.reference_N
+    kl_N = difference_N**2 / 2 if estimator == "k2" else (-difference_N).exp() - 1 + difference_N
+    expected = found.loss + (0.5 * kl_N * part.weights_N).sum() - (0.3 * entropy_N * part.weights_N).sum()
+    torch.testing.assert_close(loss, expected)
+
+
+def test_an_answer_near_the_limit_pays_for_it():
+    config = config_of(missing_eos_penalty=0.0, overlong=4)
+    completions = [Completion([20] * length, True, [0.0] * length) for length in (1, 4, 6, LIMIT)]
+    rollout = Rollout(list(range(4)), [[3]] * 4, completions, [""] * 4, Scores(np.zeros(4), {}))
+    assert collect(rollout, players_of(config), config, 0.0, Ranks()).score_B.tolist() == [0.0, 0.0, -0.5, -1.0]
+
+
+def test_a_critic_begins_with_the_standardised_scores_of_its_reward_model():
+    from transformers import LlamaForSequenceClassification
+
+    torch.manual_seed(0)
+    config = model_of().config
+    config.num_labels = 1
+    classifier = LlamaForSequenceClassification(config).eval()
+    torch.nn.init.normal_(classifier.score.weight)
+    critic = critic_from_scores(classifier, classifier.model, mean=0.3, std=2.0, dtype=torch.float32)
+    values = critic(batch_of([[3, 4, 5]], [[6, 7]])).detach()
+    scores = last_token_scores(classifier, [[3, 4, 5], [3, 4, 5, 6]])
+    torch.testing.assert_close(values, (scores - 0.3) / 2.0, atol=1e-5, rtol=0)
+
+
+def test_a_policy_can_be_asked_at_another_temperature_than_its_own():
+    config = config_of(sampling={"max_new_tokens": LIMIT, "temperature": 0.7})
+    policy, batch = players_of(config).policy, batch_of([[3, 4]], [[5, 6, 7]])
+    torch.testing.assert_close(policy.at(1.0)(batch)[0], TokenLogprobs(model_of(), 1.0)(batch)[0])
+    assert float((policy.at(1.0)(batch)[0] - policy(batch)[0]).detach().abs().max()) > 1e-3
 
 
 def test_switching_an_adapter_off_restores_every_flag_and_its_reference_is_the_bare_model():
