@@ -17,8 +17,6 @@ pytestmark = [pytest.mark.slow, pytest.mark.distributed]
 
 KINDS = {
     "LoRA": {"kind": "lora", "rank": 4, "hand_over": "stack"},
-    "DoRA": {"kind": "lora", "rank": 4, "dora": True, "hand_over": "stack"},
-    "IA3": {"kind": "ia3", "hand_over": "stack"},
     "prefix with its network": {"kind": "prefix", "tokens": 3, "projection": True, "hand_over": "continue"},
 }
 CPU = Hardware(gpus=0)
