@@ -52,7 +52,7 @@ class Asked:
 class Sampling(TrainerCallback):  # type: ignore[misc]
     """Draws answers between steps of a `StageTraining`: at temperature 1 and each with a seed of its own, always the same, so that what differs is the model.
 
-    Every process draws all of them, because shards only answer together; the first one writes.
+    The first process draws; the others meet it at the next step. Under ZeRO-3 shards answer only together, and nothing is drawn.
     """
 
     def __init__(self, job: Job, asked: Sequence[Asked], tokenizer: Any, ends: Collection[int], precision: Precision) -> None:
@@ -63,18 +63,24 @@ class Sampling(TrainerCallback):  # type: ignore[misc]
         """Set by the trainer that it is given to."""
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if self.trainer.is_world_process_zero():
-            self._record.rewind(state.global_step)
+        if not self.trainer.is_world_process_zero():
+            return
+        self._record.rewind(state.global_step)
+        if self._asked and self._is_sharded():
+            print("no samples on the way: under ZeRO-3 no process holds the whole model", flush=True)
         if state.global_step == 0:
             self._draw(0)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         step, steps = state.global_step, state.max_steps
-        if step * TIMES // steps > (step - 1) * TIMES // steps:
+        if step * TIMES // steps > (step - 1) * TIMES // steps and self.trainer.is_world_process_zero():
             self._draw(step)
 
+    def _is_sharded(self) -> bool:
+        return any(hasattr(parameter, "ds_id") for parameter in self.trainer.model.parameters())
+
     def _draw(self, step: int) -> None:
-        if not self._asked:
+        if not self._asked or self._is_sharded():
             return
         model = self.trainer.model
         engine = Transformers(model, dtype=self._precision.dtype)
@@ -85,8 +91,6 @@ class Sampling(TrainerCallback):  # type: ignore[misc]
             max_new_tokens=room_for_answers(context_of(model)),
             end_ids=self._ends,
         )
-        if not self.trainer.is_world_process_zero():
-            return
         lines = []
         for one, answer in zip(self._asked, answers, strict=True):
             words = self._tokenizer.decode(answer.words, skip_special_tokens=True)

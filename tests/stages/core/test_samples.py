@@ -89,3 +89,23 @@ def test_a_stage_that_goes_on_from_a_checkpoint_writes_the_record_of_one_that_wa
     assert [line["step"] for line in lines(cut)][-1] == 4, "beyond the checkpoint of step 3"
     run_stage(cut)
     assert (cut.folder / "samples.jsonl").read_bytes() == (whole.folder / "samples.jsonl").read_bytes()
+
+
+@pytest.mark.parametrize(("first", "shards"), [(True, True), (False, False)])
+def test_shards_and_other_processes_than_the_first_draw_nothing(jobs, tmp_path, capsys, first, shards):
+    from types import SimpleNamespace
+
+    import torch
+
+    from stages.core.models import Precision
+    from stages.core.samples import Asked, Sampling
+
+    model = torch.nn.Linear(1, 1)
+    if shards:
+        model.weight.ds_id = 0
+    sampling = Sampling(jobs("sft"), [Asked("a", [1], "b")], None, {0}, Precision("fp32", torch.float32, ""))
+    sampling.trainer = SimpleNamespace(model=model, is_world_process_zero=lambda: first)
+    sampling.on_train_begin(None, SimpleNamespace(global_step=0), None)
+    sampling.on_step_end(None, SimpleNamespace(global_step=4, max_steps=4), None)
+    assert ("under ZeRO-3" in capsys.readouterr().out) == first
+    assert not (tmp_path / "stage" / "samples.jsonl").exists()
