@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from stages.core.generation import Transformers, draw, uniforms
+from stages.core.logprobs import TOKENS_AT_ONCE
 from tests.stages.core.test_logprobs import END, VOCABULARY, model_of, prompts_of
 
 
@@ -23,6 +24,14 @@ def test_completions_do_not_depend_on_how_rows_are_batched(kind):
     order = torch.randperm(len(prompts), generator=torch.Generator().manual_seed(1)).tolist()
     shuffled = answers(model, [prompts[i] for i in order], seeds=order)
     assert [answer.ids for answer in shuffled] == [whole[i] for i in order]
+
+
+@pytest.mark.parametrize("kind", ["llama", "gpt2", "lora"])
+def test_prompts_that_are_read_in_many_groups_give_the_same_answers(kind, monkeypatch):
+    model, prompts = model_of(kind), prompts_of()
+    whole = [answer.ids for answer in answers(model, prompts)]
+    monkeypatch.setitem(TOKENS_AT_ONCE, "cpu", 16)
+    assert [answer.ids for answer in answers(model, prompts)] == whole
 
 
 def test_rows_can_be_shared_among_processes_without_changing_an_answer():
