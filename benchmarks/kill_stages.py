@@ -92,7 +92,7 @@ def ppo(folder: Path, place: Path, **changes: Any) -> Any:
     from tests.stages.ppo.small import ppo_job
 
     kl = {"coefficient": 0.1, "target": 0.05, "horizon": 64}  # adaptive: its state must come back too
-    return ppo_job(folder, model_reward=True, kl=kl, steps=8, **changes)
+    return ppo_job(folder, model_reward=True, kl=kl, steps=6, batch=8, evaluation_prompts=4, **changes)
 
 
 JOBS: dict[str, Callable[[Path, Path], Any]] = {

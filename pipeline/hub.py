@@ -1,13 +1,9 @@
 """What a recipe takes from the Hub: settled on a commit when a run first needs it, so that a plan never asks the network."""
 
-from collections.abc import Iterator, Mapping
-from pathlib import Path
-from typing import TYPE_CHECKING
 
 from pipeline.errors import RecipeError
-from pipeline.identity import repository
 from pipeline.recipe import Recipe
-from pipeline.references import HUB, sources
+from pipeline.references import HUB, repository, sources
 from pipeline.store import Run
 from stages.adapters.bases import SAFE, hub_base
 from stages.core.files import write_json
@@ -49,15 +45,40 @@ def _commit(kind: str, name: str, where: str) -> str:
         found = HfApi().repo_info(owner, repo_type=kind, revision=revision or None)
     except (HfHubHTTPError, OSError, ValueError) as error:
         raise RecipeError(f"{where}: {HUB}{name} cannot be had from the Hub: {' '.join(str(error).split())[:300]}") from error
+    if not re.fullmatch(r"[0-9a-f]{40}", str(found.sha)):
+        raise RecipeError(f"{where}: the Hub names no commit of {HUB}{name}: found {found.sha!r}, wanted 40 hexadecimal digits")
+    if outside := [file.rfilename for file in getattr(found, "siblings", None) or () if _leads_out(file.rfilename)]:
+        raise RecipeError(
+            f"{where}: {HUB}{name} lists a file {outside[0]!r}, which would lie outside of its folder; nothing of it is fetched"
+        )
     return str(found.sha)
 
 
-def fetch(name: str, commit: str) -> Path:
-    """A model's folder on this machine, downloaded if it is not there yet, and the base of its adapters beside it. Only safe weights.
+def _leads_out(name: str) -> bool:
+    path = PurePosixPath(name)
+    return path.is_absolute() or ".." in path.parts or "\\" in name
 
-    Raises RecipeError if one of them cannot be had.
+
+def check_trust(recipe: Recipe, pins: Mapping[str, str]) -> None:
+    """Raises RecipeError where the recipe trusts the code of one commit and the run has settled on another."""
+    for trusted in recipe.trusted:
+        owner, commit = trusted.split("@")
+        for key, settled in pins.items():
+            kind, name = key.split(" ")
+            if kind == "model" and name.partition("@")[0] == owner and settled != commit:
+                raise RecipeError(
+                    f"trust_remote_code names commit {commit} of {owner}, and {HUB}{name} is {settled}: read the code there, and name that commit, "
+                    f"or take {HUB}{trusted}"
+                )
+
+
+def fetch(name: str, commit: str, *, code: bool = False) -> Path:
+    """A model's folder on this machine, downloaded if it is not there yet, and the base of its adapters beside it. Only safe weights, and Python only
+    where it is trusted (`code`).
+
+    Raises RecipeError if one of them cannot be had, or if a file would lie outside of the repository's own folder.
     """
-    folder = _snapshot(name, commit, f"{HUB}{repository(name)}")
+    folder = _snapshot(name, commit, f"{HUB}{repository(name)}", code=code)
     if (base := hub_base(folder)) is not None:
         _snapshot(*base, f"{HUB}{base[0]}, the base of the adapter {name},")
     return folder
@@ -91,15 +112,20 @@ def fetch_all(plan: "Plan") -> None:
         raise RecipeError(problems)
 
 
-def _snapshot(name: str, revision: str | None, what: str) -> Path:
+def _snapshot(name: str, revision: str | None, what: str, *, code: bool = False) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError
 
     owner = repository(name).partition("@")[0]
     try:
-        return Path(snapshot_download(owner, revision=revision, allow_patterns=SAFE))
+        folder = Path(snapshot_download(owner, revision=revision, allow_patterns=[*SAFE, *(["*.py"] if code else [])]))
     except (HfHubHTTPError, OSError, ValueError) as error:
         raise RecipeError(f"{what} cannot be had from the Hub: {' '.join(str(error).split())[:300]}") from error
+    own = folder.parent.parent.resolve()  # snapshots hold links to the files of the repository's cache
+    outside = [file.relative_to(folder).as_posix() for file in folder.rglob("*") if not file.resolve().is_relative_to(own)]
+    if outside:
+        raise RecipeError(f"{what}: {outside[0]} leads out of the repository's folder {own}; nothing of it is loaded")
+    return folder
 
 
 def _here(name: str, commit: str) -> Path | None:

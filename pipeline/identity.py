@@ -183,11 +183,6 @@ def _without(file: Path, function: str) -> str | None:
     return f"{file} has no function '{function}' (it has {', '.join(sorted(names)) or 'none'}){suggestion(function, names)}"
 
 
-def repository(name: str) -> str:
-    """`owner/name[@revision]` of a `hub:` name."""
-    return name.removeprefix(HUB).partition(":")[0]
-
-
 def pinned(kind: str, name: str, pins: Mapping[str, str]) -> str:
     """A `hub:` name with the commit that the run has settled on, where it has."""
     wanted, _, rest = name.removeprefix(HUB).partition(":")

@@ -8,7 +8,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from pydantic import Field, ValidationError
 
@@ -20,12 +20,13 @@ from pipeline.errors import Problem, RecipeError, suggestion
 from pipeline.hardware import hardware_problems, placed
 from pipeline.publishing import PUBLISHABLE, Publishing
 from pipeline.reading import Document, dotted, read_recipe
-from pipeline.references import Reference, reference_problems, references
+from pipeline.references import Reference, reference_problems, references, repository
 from stages.contract import Checkpoints, Divergence, Hardware, Tracker
 from stages.core.config import StageConfig
 from stages.registry import STAGES, config_class
 
 NAME = r"^[a-z0-9][a-z0-9._-]{0,63}$"
+TRUSTED = r"^[\w.-]+/[\w.-]+@[0-9a-f]{40}$"
 RESERVED = ("recipe.yaml", "overrides.json", "hub.json", "events.jsonl", "lock", "report.html", "published.json", "track")
 """Files of the run directory, beside which a stage's folder stands."""
 
@@ -47,6 +48,8 @@ class Head(Spec):
     """What follows a loss or gradient that is not finite; changing it reruns nothing."""
     publish: Publishing | None = None
     """Where the models go on the Hugging Face Hub once the whole run is done; nowhere if left out. Changing it reruns nothing."""
+    trust_remote_code: tuple[Annotated[str, Field(pattern=TRUSTED)], ...] = ()
+    """Hub models whose own Python may run on this machine, each at one commit: `owner/name@` and its 40 digits. No other code of a model ever runs."""
     stages: dict[str, dict[str, Any]] = Field(min_length=1)
     """Stages by name, in order."""
 
@@ -62,6 +65,8 @@ class Recipe:
     track: tuple[Tracker, ...]
     divergence: Divergence
     publish: Publishing | None
+    trusted: tuple[str, ...]
+    """`trust_remote_code`: owner/name@commit of Hub models whose own code may run."""
     stages: dict[str, StageConfig]
     references: dict[str, list[Reference]]
     """By stage: what it takes, by dotted field path."""
@@ -115,6 +120,7 @@ def read(file: Path, given: Sequence[str] = (), *, root: Path | None = None) -> 
         track=head.track,
         divergence=head.divergence,
         publish=head.publish,
+        trusted=head.trust_remote_code,
         stages=stages,
         references=_taken(stages),
         file=file,
@@ -123,7 +129,7 @@ def read(file: Path, given: Sequence[str] = (), *, root: Path | None = None) -> 
         overrides=tuple(given),
         document=document,
     )
-    return recipe, problems or adapter_problems(recipe)
+    return recipe, problems or adapter_problems(recipe) + _trusted(recipe)
 
 
 def _taken(stages: dict[str, StageConfig]) -> dict[str, list[Reference]]:
@@ -175,6 +181,22 @@ def _stages(models: dict[str, type[StageConfig] | None], document: Document, pro
             except ValidationError as error:
                 problems += complaints(error, model, document, path)
     return stages
+
+
+def _trusted(recipe: Recipe) -> list[Problem]:
+    """Repositories whose code is trusted and which no stage takes, or takes at another commit."""
+    taken = [repository(each.value) for named in recipe.references.values() for each in named if each.form == "hub"]
+    found = []
+    for number, trusted in enumerate(recipe.trusted):
+        owner = trusted.partition("@")[0]
+        wanted = [name for name in taken if name.partition("@")[0] == owner]
+        others = [name for name in wanted if re.search(r"@[0-9a-f]{40}$", name) and name != trusted]
+        message = f"no stage takes hub:{owner}{suggestion(owner, [name.partition('@')[0] for name in taken])}" if not wanted else None
+        message = f"a stage takes hub:{others[0]}, another commit" if others else message
+        if message:
+            path = ("trust_remote_code", number)
+            found.append(Problem(recipe.document.place(path), dotted(path), message))
+    return found
 
 
 def _published(head: Head | None, models: dict[str, type[StageConfig] | None], document: Document) -> list[Problem]:

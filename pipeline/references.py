@@ -157,5 +157,10 @@ def _complaint(reference: Reference, above: Mapping[str, str | None], names: lis
     return f"no stage '{reference.value}' above this one (a {wanted} comes from: {stand}){near}; a folder is written ./name, a Hub repository hub:owner/name"
 
 
+def repository(name: str) -> str:
+    """`owner/name[@revision]` of a `hub:` name."""
+    return name.removeprefix(HUB).partition(":")[0]
+
+
 def _join(path: str, name: str) -> str:
     return f"{path}.{name}" if path else name

@@ -36,11 +36,12 @@ def run_recipe(options: argparse.Namespace, arguments: Sequence[str], worker: Se
         return DONE
     if lacking := lacks_here(recipe):
         raise RecipeError(lacking)
-    from pipeline.hub import fetch_all, settle
+    from pipeline.hub import check_trust, fetch_all, settle
 
     again = f"pipeline run {shlex.join(_again(options, arguments))}"
     with _writable(run, again), held(run.lock) as lock:
         pins = settle(recipe, run)
+        check_trust(recipe, pins)
         known = identities(recipe, pins)
         plan = make_plan(recipe, run, selection, known)
         fetch_all(plan)

@@ -20,6 +20,7 @@ from stages.core.divergence import RolledBack
 from stages.core.files import is_refused_by_disk, write_json
 from stages.core.interrupt import Interrupted
 from stages.core.neighbours import Neighbours, neighbours
+from stages.core.trust import trust
 from stages.registry import STAGES, config_class, run_function
 
 
@@ -33,6 +34,7 @@ def main(arguments: list[str]) -> int:
         hint = "" if os.environ.get("GROUP_RANK", "0") == "0" else "; every node must see the run's folder under one path"
         return _say(WRONG_INPUT, f"{arguments[0]}: {_sentence(error)}{hint}")
     prepare_process(job)
+    trust(job)
     return run_stage(job, config)
 
 

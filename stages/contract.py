@@ -136,6 +136,8 @@ class Input(Spec):
     fingerprint: str
     digest: str | None = None
     """Of the files that an earlier stage left: done again, it may leave others under the same fingerprint."""
+    trusted: bool = False
+    """Whether Python that the model brings along may run: the recipe's `trust_remote_code` names where it comes from."""
 
 
 class Job(Spec):

@@ -16,10 +16,10 @@ from data.errors import DataError
 from data.inspection.report import Group, Task
 from data.sources import HUB, resolve
 from pipeline.errors import RecipeError, suggestion
-from pipeline.identity import pinned, repository
+from pipeline.identity import pinned
 from pipeline.jobs import located, source_folder
 from pipeline.plan import Plan, Step
-from pipeline.references import Reference, fields, wanted_sources
+from pipeline.references import Reference, fields, repository, wanted_sources
 
 BEARERS = {"tokenizer", "causal-lm", "reward-model"}
 """Artifact kinds that hold a tokenizer."""

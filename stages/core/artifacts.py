@@ -11,9 +11,10 @@ from data.chat import end_ids
 from stages.adapters.bases import folders_of
 from stages.adapters.start import Kept
 from stages.contract import Adapters, Artifact, Hardware, StageError
-from stages.core.models import STRICT, context_of, device_of
+from stages.core.models import context_of, device_of
 from stages.core.parity import MERGE, beyond, fixed_ids, outputs, probe
 from stages.core.publishing import publish
+from stages.core.trust import strict
 
 
 def save_artifact(
@@ -119,13 +120,13 @@ def stranger(folder: Path, kind: str, on: tuple[Path, Adapters] | None = None) -
     """The folder's model by nothing but the public loaders."""
     from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
-    options: dict[str, Any] = {"dtype": torch.float32, "attn_implementation": "sdpa", **STRICT}
+    options: dict[str, Any] = {"dtype": torch.float32, "attn_implementation": "sdpa"}
     loader = AutoModelForCausalLM
     if kind == "reward-model":
         loader = AutoModelForSequenceClassification
         options |= {"num_labels": 1} if on else {}
     if on is None:
-        return loader.from_pretrained(folder, **options)
+        return loader.from_pretrained(folder, **options, **strict(folder))
     from peft import PeftModel
 
     from stages.adapters.files import quantised_in
@@ -134,7 +135,7 @@ def stranger(folder: Path, kind: str, on: tuple[Path, Adapters] | None = None) -
     base, adapters = on
     if (quantised := quantised_in(adapters)) is not None:
         options |= options_of(quantised, device_of(Hardware()))
-    model, where = exact(loader.from_pretrained(base, **options)), {"torch_device": "cpu"}
+    model, where = exact(loader.from_pretrained(base, **options, **strict(base))), {"torch_device": "cpu"}
     if kind == "reward-model":
         model.config.pad_token_id = _pad(folder)
     folders = folders_of(folder, adapters)

@@ -22,7 +22,8 @@ from data import chat
 from data.errors import DataError
 from data.shape import rendered
 from stages.contract import DONE, FAILED, WRONG_INPUT, StageError
-from stages.core.models import STRICT, load_tokenizer
+from stages.core.models import load_tokenizer
+from stages.core.trust import strict
 
 FILE, MODELFILE = "model.gguf", "Modelfile"
 TYPES = {"fp32": "F32", "fp16": "F16", "bf16": "BF16"}
@@ -60,8 +61,8 @@ def written(folder: Path, name: str, tokenizer: Any) -> str:
     """By us, and read back."""
     from transformers import AutoModelForCausalLM
 
-    check(AutoConfig.from_pretrained(folder, **STRICT), folder)
-    model = AutoModelForCausalLM.from_pretrained(folder, **STRICT, use_safetensors=True, dtype="auto").eval()
+    check(AutoConfig.from_pretrained(folder, **strict(folder)), folder)
+    model = AutoModelForCausalLM.from_pretrained(folder, **strict(folder), use_safetensors=True, dtype="auto").eval()
     dtype = {torch.float32: "fp32", torch.float16: "fp16", torch.bfloat16: "bf16"}[model.dtype]
     partial = folder / f"{FILE}.partial"
     _write(partial, model, tokenizer, name, dtype)
@@ -181,7 +182,7 @@ def read_back(model: Any, folder: Path, dtype: str) -> float:
     """Largest difference of logits between the model and its GGUF file as transformers reads it. Raises StageError if it is another model."""
     from transformers import AutoModelForCausalLM
 
-    stranger = AutoModelForCausalLM.from_pretrained(folder, **STRICT, gguf_file=FILE, dtype=torch.float32).eval()
+    stranger = AutoModelForCausalLM.from_pretrained(folder, **strict(folder), gguf_file=FILE, dtype=torch.float32).eval()
     count = min(32, model.config.max_position_embeddings)
     ids = torch.from_numpy(np.random.default_rng(0).integers(model.config.vocab_size, size=(2, count)))
     with torch.no_grad():

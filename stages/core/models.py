@@ -16,8 +16,7 @@ from stages.core import attention
 from stages.core.config import Llama
 from stages.core.kernels import fused
 from stages.core.seeds import seed_for
-
-STRICT = {"local_files_only": True, "trust_remote_code": False}
+from stages.core.trust import REFUSED, strict, wants_code
 
 
 @dataclass(frozen=True)
@@ -59,7 +58,7 @@ def choose_precision(hardware: Hardware) -> Precision:
 def load_tokenizer(path: Path) -> Any:
     """The fast tokenizer of a model or tokenizer folder. Raises DataError if there is none."""
     try:
-        tokenizer = AutoTokenizer.from_pretrained(path, **STRICT)
+        tokenizer = AutoTokenizer.from_pretrained(path, **strict(path))
     except (OSError, ValueError, KeyError) as error:
         raise DataError(f"{path} holds no tokenizer that loads without remote code: {_first_line(error)}") from error
     if tokenizer.eos_token_id is None:
@@ -116,7 +115,7 @@ def _load(kind: Any, path: Path, **options: Any) -> Any:
     try:
         model, info = kind.from_pretrained(
             path,
-            **STRICT,
+            **strict(path),
             use_safetensors=True,
             dtype=torch.float32,
             attn_implementation=attention.NAME,
@@ -180,4 +179,6 @@ def context_of(model: Any) -> int:
 
 
 def _first_line(error: Exception) -> str:
+    if wants_code(error):
+        return REFUSED
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
