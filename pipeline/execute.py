@@ -20,6 +20,7 @@ from pipeline.plan import Plan, Selection, Step, make_plan
 from pipeline.process import Stop, spawn, watch
 from pipeline.progress import Tail, View, duration, numbers
 from pipeline.reasons import missed_gates
+from pipeline.references import sources
 from pipeline.results import artifact_complaint, result_of
 from pipeline.store import Attempt, now, read_json
 from stages.contract import AGAIN, DONE, FAILED, INTERRUPTED, STOP, WRONG_INPUT, Hardware, Result
@@ -84,6 +85,7 @@ class Execution:
             attempts = step.folder.attempts()
             return self._seal(step, attempts[-1] if attempts else step.folder.new_attempt())
         self._still_the_same(step)
+        self._whole(step)
         return self._attempts(step)
 
     def _attempts(self, step: Step) -> int:
@@ -105,6 +107,16 @@ class Execution:
         fresh = identity_of(self.plan.recipe, step.name, self.known, self.plan.run.pins())
         if fresh.fingerprint != step.identity.fingerprint:
             raise RecipeError(f"the data of stage '{step.name}' changed since this run began; run again to take it as it is now")
+
+    def _whole(self, step: Step) -> None:
+        """What the stage begins with, byte for byte: the plan looks at sizes only. Raises StoreError, naming the first file that has changed."""
+        taken = {each.value for each in self.plan.recipe.references[step.name] if each.form == "stage"}
+        taken |= {source.stage for _, source in sources(step.config) if source.stage in self.plan.recipe.stages}
+        for above in [each for each in self.plan.steps if each.name in taken and each.manifest is not None]:
+            if faults := above.folder.faults(above.manifest or {}, contents=True):
+                raise StoreError(
+                    f"stage '{above.name}', which '{step.name}' begins with: {faults[0]}; to make it again: {self.go_on} --redo {above.name}"
+                )
 
     def _attempt(self, step: Step) -> tuple[Attempt, Ending]:
         """Starts the stage's process, waits for its end, notes how it ended."""

@@ -3,6 +3,7 @@
 A stage is done if and only if its manifest exists and its files match it. There is no other record to disagree with the disk.
 """
 
+import hashlib
 import json
 import os
 import time
@@ -75,6 +76,10 @@ class StageFolder:
             raise LaterFormatError(
                 f"{self.path / MANIFEST} has format {found.get('format')}, this version reads {FORMAT}; use the version that wrote it"
             )
+        if found.get("checksum", checksum(found)) != checksum(found):  # the first manifests had none
+            raise StoreError(
+                f"{self.path / MANIFEST} has changed since it was written: its checksum is another one; move it away and run again"
+            )
         return found
 
     def faults(self, manifest: Mapping[str, Any], *, contents: bool = False) -> list[str]:
@@ -133,8 +138,15 @@ class StageFolder:
         result = self.path / "result.json"
         files["result.json"] = {"size": result.stat().st_size, "sha256": digest(result)}
         manifest = {"format": FORMAT, **statement, "digest": artifact_digest(files), "files": files}
+        manifest["checksum"] = checksum(manifest)
         write_json(self.path / MANIFEST, manifest)
         return manifest
+
+
+def checksum(manifest: Mapping[str, Any]) -> str:
+    """Of all that a manifest says, so that a flipped bit in a number does not pass for one."""
+    said = {name: value for name, value in manifest.items() if name != "checksum"}
+    return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
 
 
 def artifact_digest(files: Mapping[str, Mapping[str, Any]]) -> str:

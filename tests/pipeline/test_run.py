@@ -196,6 +196,39 @@ def test_a_damaged_result_is_noticed_and_made_again(workshop: Workshop):
     assert weights.read_bytes() == whole
 
 
+def test_a_flipped_bit_in_what_a_stage_begins_with_is_found_before_it_starts(workshop: Workshop, capsys: pytest.CaptureFixture[str]):
+    workshop.carry_out("--until", "base")
+    weights = workshop.folder("base").artifact / "weights.txt"
+    whole = weights.read_bytes()
+    weights.write_bytes(bytes([whole[0] ^ 1]) + whole[1:])
+    assert workshop.carry_out() == FAILED
+    told = capsys.readouterr().err.splitlines()[-1]
+    assert told.startswith("stage 'base', which 'chat' begins with: artifact/weights.txt has changed")
+    assert workshop.attempts() == {"rows": 1, "base": 1}
+    assert told.endswith("to make it again: pipeline run chain.yaml --redo base")
+    assert workshop.carry_out("--redo", "base") == DONE
+    assert weights.read_bytes() == whole
+
+
+@pytest.mark.parametrize(
+    ("written", "flipped"),
+    [('"loss": 0.25', '"loss": 0.35'), ('"attempts": 1', '"attempts": 9'), ('"kind": "toy-train"', '"kind": "toy-trail"')],
+)
+def test_a_manifest_that_says_something_else_than_was_written_is_named(
+    workshop: Workshop, capsys: pytest.CaptureFixture[str], written: str, flipped: str
+):
+    """It is JSON still, and every file matches it."""
+    workshop.carry_out("--until", "base")
+    manifest = workshop.folder("base").path / "manifest.json"
+    text = manifest.read_text()
+    assert text.count(written) >= 1
+    manifest.write_text(text.replace(written, flipped, 1))
+    assert workshop.call("doctor", "runs/chain") == FAILED
+    assert "manifest.json has changed since it was written" in capsys.readouterr().out
+    assert workshop.actions()["base"] != "skip"
+    assert workshop.carry_out("--until", "base") == DONE
+
+
 def test_data_that_changes_while_a_run_goes_on_stops_it(
     workshop: Workshop, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):

@@ -73,6 +73,22 @@ def test_forgotten_gradients_leave_no_trace(found, stage):
     assert found[0][f"forgetting {stage}"]["True"] == found[0][f"forgetting {stage}"]["False"]
 
 
+@pytest.mark.parametrize("stage", [0, *STAGES])
+def test_a_gradient_that_is_infinite_on_one_process_is_told_on_both_and_can_be_skipped_only_without_engines(found, stage):
+    for rank in found:
+        told = rank[f"spoilt {stage}"]
+        assert told["told"].startswith("the policy's gradient is not finite (norm")
+        assert told["may skip"] == (stage == 0), "an engine has stepped by then"
+        assert told["taken"] == 1, "the schedule goes on"
+
+
+@pytest.mark.parametrize("stage", [0, *STAGES])
+def test_after_a_roll_back_a_step_goes_half_as_far(found, stage):
+    whole, half = found[0][f"lowering {stage}"]["1.0"], found[0][f"lowering {stage}"]["0.5"]
+    assert max(map(abs, whole)) > 0.1
+    assert half == pytest.approx([step / 2 for step in whole], rel=1e-3, abs=1e-4)
+
+
 @pytest.mark.parametrize("stage", STAGES)
 def test_generation_waits_for_nobody_and_gathers_once(found, stage):
     short, long = ([rank[f"generating {stage}"][length] for rank in found] for length in ("2", "30"))

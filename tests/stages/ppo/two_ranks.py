@@ -17,7 +17,7 @@ from stages.core.config import Optimizer
 from stages.core.generation import Transformers
 from stages.core.logprobs import TokenLogprobs, TokenValues, batch_of
 from stages.core.zero import make_whole, shards
-from stages.ppo.players import Player
+from stages.ppo.players import NotFiniteError, Player
 from stages.ppo.ranks import Ranks, join
 from stages.ppo.sharded import ShardedPlayer, probe_of
 
@@ -125,6 +125,29 @@ def forgetting(stage: int, ranks: Ranks) -> Any:
     return found
 
 
+def spoilt(stage: int, ranks: Ranks) -> Any:
+    """A gradient that is infinite on the second process: what each is told."""
+    policy, _ = players(stage, ranks)
+    for batch in parts(ranks, 4):
+        policy.backward(policy(batch)[0].sum() * (1.0 if ranks.first else float("inf")))
+    try:
+        policy.step()
+    except NotFiniteError as error:
+        return {"told": str(error), "may skip": policy.may_skip, "taken": policy.taken}
+    return {"told": ""}
+
+
+def lowering(stage: int, ranks: Ranks) -> Any:
+    """How far one step goes at the whole learning rate, and at what a roll back has left of it."""
+    found = {}
+    for factor in (1.0, 0.5):
+        policy, _ = players(stage, ranks)
+        before, policy.lowered = digest(policy), factor
+        learn(policy, ranks)
+        found[str(factor)] = [now - then for now, then in zip(digest(policy), before, strict=True)]
+    return found
+
+
 def generating(stage: int, ranks: Ranks) -> Any:
     """Answers of very different lengths on the two processes, and how many gathers they cost."""
     import deepspeed.comm as messages
@@ -207,7 +230,7 @@ def putting(stage: int, ranks: Ranks) -> Any:
     return {"start": start, "shown": shown, "whole": whole, "plain": plain, "names": len(names)}
 
 
-CHECKS = (alternating, accumulating, clipping, forgetting, generating, chunks, saving, putting)
+CHECKS = (alternating, accumulating, clipping, forgetting, spoilt, lowering, generating, chunks, saving, putting)
 
 
 if __name__ == "__main__":
@@ -217,6 +240,6 @@ if __name__ == "__main__":
     for stage in map(int, sys.argv[2:]):
         own = Ranks(ranks.rank, ranks.size, lockstep=stage > 1)
         for check in CHECKS:
-            if stage or check.__name__ in ("alternating", "accumulating", "forgetting", "generating", "chunks"):
+            if stage or check.__name__ in ("alternating", "accumulating", "forgetting", "spoilt", "lowering", "generating", "chunks"):
                 found[f"{check.__name__} {stage}"] = check(stage, own)
     Path(f"{sys.argv[1]}-{ranks.rank}.json").write_text(json.dumps(found))
