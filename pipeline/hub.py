@@ -1,5 +1,9 @@
 """What a recipe takes from the Hub: settled on a commit when a run first needs it, so that a plan never asks the network."""
 
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING
 
 from pipeline.errors import RecipeError
 from pipeline.recipe import Recipe

@@ -113,7 +113,7 @@ def described_on_hub(name: str, pins: Mapping[str, str]) -> Path:
     from huggingface_hub import hf_hub_download, try_to_load_from_cache
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
-    from pipeline.identity import repository
+    from pipeline.references import repository
 
     wanted = repository(name)
     owner, _, revision = wanted.partition("@")
