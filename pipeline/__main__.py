@@ -14,6 +14,8 @@ from pipeline.errors import HeldError, PipelineError, RecipeError, suggestion
 
 WRONG_USE = 2
 """`stages.contract.WRONG_INPUT`, which is not imported here so that asking for help costs nothing."""
+WORKS = ("run", "publish", "export")
+"""Commands that have failed if they cannot tell what they do."""
 COMMANDS = {
     "init": ("pipeline.commands:init", "Write a starter recipe."),
     "check": ("pipeline.commands:check", "Find everything that is wrong with a recipe and its data, before anything starts."),
@@ -41,9 +43,9 @@ def main(argv: list[str] | None = None, *, worker: Sequence[str] | None = None) 
         code = _carried_out(words, worker)
         sys.stdout.flush()
         return code
-    except BrokenPipeError:  # the reader of a pipe, `head` for one, has seen enough; a run that cannot tell what it does has failed
+    except BrokenPipeError:  # the reader of a pipe, `head` for one, has seen enough; what was to be done may have been left half done
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1 if words[0] == "run" else 0
+        return 1 if words[0] in WORKS else 0
     except SystemExit as error:  # argparse: 0 after --help, 2 for a wrong option
         return error.code if isinstance(error.code, int) else WRONG_USE
     except (PipelineError, OSError) as error:

@@ -5,9 +5,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
+from data.errors import DataError
 from pipeline.errors import RecipeError
 from pipeline.recipe import Recipe
-from pipeline.references import HUB, repository, sources
+from pipeline.references import HUB, Reference, repository, sources
 from pipeline.store import Run
 from stages.adapters.bases import SAFE, hub_base
 from stages.core.files import write_json
@@ -83,13 +84,17 @@ def fetch(name: str, commit: str, *, code: bool = False) -> Path:
     Raises RecipeError if one of them cannot be had, or if a file would lie outside of the repository's own folder.
     """
     folder = _snapshot(name, commit, f"{HUB}{repository(name)}", code=code)
-    if (base := hub_base(folder)) is not None:
+    try:
+        base = hub_base(folder)
+    except DataError as error:
+        raise RecipeError(f"{HUB}{repository(name)}: {error}") from error
+    if base is not None:
         _snapshot(*base, f"{HUB}{base[0]}, the base of the adapter {name},")
     return folder
 
 
 def fetched(recipe: Recipe, pins: Mapping[str, str]) -> dict[str, Path]:
-    """Folders of the recipe's Hub models that are on this machine already, by reference. The network is not asked."""
+    """Folders of the recipe's Hub models that are on this machine already, and wholly, by reference. The network is not asked."""
     return {
         reference.value: folder
         for references in recipe.references.values()
@@ -97,6 +102,7 @@ def fetched(recipe: Recipe, pins: Mapping[str, str]) -> dict[str, Path]:
         if reference.form == "hub"
         and (commit := pins.get(f"model {repository(reference.value)}"))
         and (folder := _here(reference.value, commit))
+        and _is_whole(folder)
     }
 
 
@@ -109,11 +115,20 @@ def fetch_all(plan: "Plan") -> None:
             if reference.form != "hub":
                 continue
             try:
-                fetch(reference.value, pins[f"model {repository(reference.value)}"])
+                fetch(reference.value, pins[f"model {repository(reference.value)}"], code=is_trusted(plan, reference))
             except RecipeError as error:
                 problems.append(plan.recipe.problem(step.name, reference.field, str(error)))
     if problems:
         raise RecipeError(problems)
+
+
+def is_trusted(plan: "Plan", reference: Reference) -> bool:
+    """Whether the recipe trusts the code of a model: one of the Hub at a commit that it names, or what stages made of such a model."""
+    if reference.form == "hub":
+        name = repository(reference.value)
+        return f"{name.partition('@')[0]}@{plan.run.pins().get(f'model {name}')}" in plan.recipe.trusted
+    above = plan.recipe.references.get(reference.value, []) if reference.form == "stage" else []
+    return any(is_trusted(plan, each) for each in above)
 
 
 def _snapshot(name: str, revision: str | None, what: str, *, code: bool = False) -> Path:
@@ -132,7 +147,7 @@ def _snapshot(name: str, revision: str | None, what: str, *, code: bool = False)
     return folder
 
 
-def _here(name: str, commit: str) -> Path | None:
+def _here(name: str, commit: str | None) -> Path | None:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import LocalEntryNotFoundError
 
@@ -140,3 +155,19 @@ def _here(name: str, commit: str) -> Path | None:
         return Path(snapshot_download(repository(name).partition("@")[0], revision=commit, allow_patterns=SAFE, local_files_only=True))
     except LocalEntryNotFoundError:
         return None
+
+
+def _is_whole(folder: Path) -> bool:
+    """Whether nothing of a model, or of its adapters and their base, is left to fetch: a download that was interrupted leaves some of its files."""
+    try:
+        base = hub_base(folder)
+    except DataError:
+        return False
+    there = folder if base is None else _here(base[0], base[1])
+    return there is not None and _has_weights(there)
+
+
+def _has_weights(folder: Path) -> bool:
+    names = {file.name for file in folder.glob("*.safetensors")}
+    counts = [int(found[1]) for name in names if (found := re.search(r"-of-(\d+)\.safetensors$", name))]
+    return len(counts) == max(counts) if counts else bool(names)

@@ -12,7 +12,7 @@ from data.errors import DataError
 from data.sources import resolve
 from pipeline.artifacts import folder_digest, inspect
 from pipeline.errors import Problem, RecipeError
-from pipeline.hub import fetch
+from pipeline.hub import fetch, is_trusted
 from pipeline.identity import CODE, pinned
 from pipeline.launch import cores
 from pipeline.plan import Plan, Step
@@ -82,11 +82,11 @@ def _input(plan: Plan, reference: Reference) -> Input:
             path=step.folder.artifact.resolve(),
             fingerprint=step.identity.fingerprint,
             digest=(step.manifest or {}).get("digest"),
-            trusted=_is_trusted(plan, reference),
+            trusted=is_trusted(plan, reference),
         )
     if reference.form == "hub":
         commit = plan.run.pins()[f"model {repository(reference.value)}"]
-        folder, mark = fetch(reference.value, commit, code=_is_trusted(plan, reference)), commit
+        folder, mark = fetch(reference.value, commit, code=is_trusted(plan, reference)), commit
     else:
         folder = (plan.recipe.root / reference.value).resolve()
         mark = folder_digest(folder)
@@ -94,16 +94,7 @@ def _input(plan: Plan, reference: Reference) -> Input:
     if not isinstance(found, Artifact) or found.kind not in reference.kinds:
         what = found if isinstance(found, str) else f"{reference.value} holds a {found.kind}"
         raise RecipeError(f"{reference.field}: {what}; wanted {' or '.join(reference.kinds)}")
-    return Input(reference=reference.value, kind=found.kind, path=folder, fingerprint=mark[:12], trusted=_is_trusted(plan, reference))
-
-
-def _is_trusted(plan: Plan, reference: Reference) -> bool:
-    """Whether the recipe trusts the code of a model: one of the Hub at a commit that it names, or what stages made of such a model."""
-    if reference.form == "hub":
-        name = repository(reference.value)
-        return f"{name.partition('@')[0]}@{plan.run.pins()[f'model {name}']}" in plan.recipe.trusted
-    above = plan.recipe.references.get(reference.value, []) if reference.form == "stage" else []
-    return any(_is_trusted(plan, each) for each in above)
+    return Input(reference=reference.value, kind=found.kind, path=folder, fingerprint=mark[:12], trusted=is_trusted(plan, reference))
 
 
 def _files(plan: Plan, step: Step) -> dict[str, list[Path]]:

@@ -77,21 +77,41 @@ def outcome(nodes: Sequence[subprocess.Popen[bytes]]) -> int:
     return failed or next(filter(None, codes), 0)
 
 
-def waiting(run: Path) -> list[Path]:
-    """Scripts of attempts that have not ended."""
-    return sorted(script for script in run.glob("*-*/attempts/*/node.sh") if not (script.parent / "exit.json").exists())
+def newest(run: Path) -> Path | None:
+    """The script that was written last: a run is held by one process, so that whoever wrote an earlier one has done with it, or is gone."""
+    return max(run.glob("*-*/attempts/*/node.sh"), key=_written, default=None)
+
+
+def _written(script: Path) -> int:
+    try:
+        return script.stat().st_mtime_ns
+    except OSError:  # removed, or set aside, while it was looked at
+        return 0
 
 
 def follow(run: Path, host: str) -> NoReturn:
-    """Takes part, as `host`, in whatever several nodes are to do; until it is ended from outside."""
+    """Takes part, as `host`, in whatever several nodes are to do, and leaves it for what is newer; until it is ended from outside."""
     seen: set[Path] = set()
     while True:
-        for script in waiting(run):
-            if script not in seen:
-                seen.add(script)
-                print(f"{host} takes part in {script.parent}", flush=True)
-                subprocess.run(["sh", str(script), host], stdin=subprocess.DEVNULL, check=False)
+        script = newest(run)
+        if script is not None and script not in seen and not (script.parent / "exit.json").exists():
+            seen.add(script)
+            print(f"{host} takes part in {script.parent}", flush=True)
+            _take_part(script, host, run)
         time.sleep(FOLLOW_SECONDS)
+
+
+def _take_part(script: Path, host: str, run: Path) -> None:
+    node = subprocess.Popen(["sh", str(script), host], stdin=subprocess.DEVNULL)
+    try:
+        while node.poll() is None and newest(run) == script:
+            time.sleep(POLL_SECONDS)
+        if node.poll() is None:
+            node.terminate()
+            with suppress(subprocess.TimeoutExpired):
+                node.wait(LAST_WORDS)
+    finally:
+        node.kill()
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -21,13 +21,24 @@ from pipeline.hardware import hardware_problems, placed
 from pipeline.publishing import PUBLISHABLE, Publishing
 from pipeline.reading import Document, dotted, read_recipe
 from pipeline.references import Reference, reference_problems, references, repository
-from stages.contract import Checkpoints, Divergence, Hardware, Tracker
+from stages.contract import TOKENS, Checkpoints, Divergence, Hardware, Tracker
 from stages.core.config import StageConfig
 from stages.registry import STAGES, config_class
 
 NAME = r"^[a-z0-9][a-z0-9._-]{0,63}$"
 TRUSTED = r"^[\w.-]+/[\w.-]+@[0-9a-f]{40}$"
-RESERVED = ("recipe.yaml", "overrides.json", "hub.json", "events.jsonl", "lock", "report.html", "published.json", "track")
+RESERVED = (
+    "recipe.yaml",
+    "overrides.json",
+    "hub.json",
+    "events.jsonl",
+    "lock",
+    "report.html",
+    "published.json",
+    "track",
+    TOKENS,
+    "job.sbatch",
+)
 """Files of the run directory, beside which a stage's folder stands."""
 
 

@@ -73,7 +73,7 @@ class Hardware(Spec):
     port: int = Field(29400, gt=0, lt=65536)
     """Of the first node, where the nodes meet."""
     zero: Literal[0, 1, 2, 3, "auto"] = "auto"
-    """DeepSpeed ZeRO stage 0 to 3; `auto` is 0 on one process."""
+    """DeepSpeed ZeRO stage 0 to 3; `auto` is 2 where several GPUs train what can be sharded and DeepSpeed is installed, else 0, whether it fits or not."""
     offload: Offload = Offload()
     """What ZeRO keeps outside the GPUs' memory."""
     deepspeed: str | None = None

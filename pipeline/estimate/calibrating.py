@@ -15,6 +15,7 @@ from pipeline.errors import PipelineError
 from pipeline.jobs import make_job
 from pipeline.launch import command, cuda_devices, environment, processes, resolved
 from pipeline.plan import Plan, Step
+from pipeline.references import repository
 
 STEPS = 6
 """Steps that are taken; the first ones, in which memory and kernels are made ready, are not counted."""
@@ -41,6 +42,8 @@ def calibrate(plan: Plan, step: Step) -> Measured | str:
     for reference in plan.recipe.references[step.name]:
         if reference.form == "stage" and plan.step(reference.value).manifest is None:
             return f"not measured: '{reference.value}' is not done yet"
+        if reference.form == "hub" and f"model {repository(reference.value)}" not in plan.run.pins():
+            return f"not measured: no run has settled yet on a commit of {reference.value}"
     brief = step.config.brief(STEPS)
     if brief is None:
         return "not measured: it takes no steps"

@@ -129,6 +129,8 @@ def option_of(stage: Stage, config: StageConfig, setting: Setting, hardware: Har
     wrong = share(stage, setting.processes) or (told[1] if told else None)
     if setting.zero == 3 and any(player.quantised for player in stage.held):
         wrong = "ZeRO-3 cannot shard a base of four bits"
+    if setting.zero == 3 and hardware.kernels == "compile":
+        wrong = "under ZeRO-3 nothing can be compiled"
     return Option(setting, phase, memory, wrong is None and fits(memory, machine), wrong)
 
 

@@ -220,6 +220,16 @@ def test_a_reader_who_has_seen_enough_is_no_failure(words: list[str], tmp_path: 
     assert (done.returncode, done.stderr) == (0, "")
 
 
+@pytest.mark.parametrize(("command", "code"), [("publish", 1), ("export", 1), ("run", 1), ("plan", 0)])
+def test_what_does_work_and_cannot_tell_of_it_has_failed(command: str, code: int):
+    program = (
+        f"import pipeline.__main__ as m; m._carried_out = lambda *_: print('x' * 100_000) or 0; raise SystemExit(m.main(['{command}']))"
+    )
+    script = f'{sys.executable} -c "{program}" | true; exit ${{PIPESTATUS[0]}}'
+    done = subprocess.run(["bash", "-c", script], cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (code, "")
+
+
 def test_the_schema_is_printed(workshop: Workshop, capsys: Output):
     assert workshop.call("schema") == contract.DONE
     assert json.loads(capsys.readouterr().out)["title"] == "Recipe"

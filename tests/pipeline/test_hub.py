@@ -1,6 +1,7 @@
 """Adapters from the Hub: the base comes with them, before anything starts, and what cannot be done with them is refused as with a stage's."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -8,8 +9,11 @@ import pytest
 from huggingface_hub import HfApi
 
 from pipeline.__main__ import main
+from pipeline.checks import look
 from pipeline.errors import RecipeError
-from pipeline.hub import fetch
+from pipeline.hub import _has_weights, fetch, fetched, settle
+from pipeline.recipe import load
+from pipeline.store import Run
 from stages.adapters.bases import adapters_in, base_of
 from tests.hub.fixtures import TOKEN, hub, naps
 from tests.hub.server import Server
@@ -94,6 +98,31 @@ def test_what_cannot_be_done_with_an_adapter_of_the_hub_is_refused_before_anythi
     assert told in error
     assert not list((tmp_path / "runs" / "hub").glob("more-*"))
     assert main(["check", "hub.yaml", override]) == 2, "what has been fetched once is known to a check without the network"
+
+
+@pytest.mark.parametrize("lost", ["adapter_config.json", "model.safetensors", "all of the base"])
+def test_a_download_that_was_interrupted_is_no_mistake_of_the_recipe(hub: Server, published: Path, tmp_path: Path, lost: str):
+    """What is left of it is fetched by the next run."""
+    settle(load(tmp_path / "hub.yaml"), Run(tmp_path / "runs" / "hub"))
+    folder = fetch("hub:me/tiny-light", commit(hub, "me/tiny-light"))
+    held = adapters_in(folder)
+    assert held is not None
+    base = base_of(folder, held).path
+    assert list(fetched(load(tmp_path / "hub.yaml"), Run(tmp_path / "runs" / "hub").pins()).values()) == [folder]
+    if lost == "all of the base":
+        shutil.rmtree(base.parents[1])
+    else:
+        (folder if lost.startswith("adapter") else base).joinpath(lost).unlink()
+    assert look("hub.yaml", (), "runs").problems == []
+    assert main(["plan", "hub.yaml"]) == 0
+    assert base_of(fetch("hub:me/tiny-light", commit(hub, "me/tiny-light")), held).path == base
+
+
+def test_of_weights_in_parts_all_are_there_or_the_model_is_not(tmp_path: Path):
+    assert not _has_weights(tmp_path)
+    for part, whole in ((1, False), (2, True)):
+        (tmp_path / f"model-0000{part}-of-00002.safetensors").touch()
+        assert _has_weights(tmp_path) is whole
 
 
 @pytest.mark.slow

@@ -13,7 +13,7 @@ import pytest
 
 from data.errors import DataError
 from pipeline.errors import RecipeError
-from pipeline.hub import check_trust, fetch, settle
+from pipeline.hub import check_trust, fetch, fetch_all, settle
 from pipeline.jobs import make_job
 from stages.contract import Hardware, Job
 from stages.core.trust import REFUSED, strict, trust
@@ -196,6 +196,20 @@ def test_a_link_in_the_snapshot_that_leads_out_is_refused(hub: Server, tmp_path:
     (folder / "more.json").symlink_to(tmp_path / "secret.json")
     with pytest.raises(RecipeError, match=r"more.json leads out of the repository's folder .* nothing of it is loaded"):
         fetch("hub:them/model", commit)
+
+
+def test_an_adapter_of_another_program_is_refused_in_a_sentence(hub: Server):
+    commit = publish(hub, {"adapter_config.json": b"{}", "adapter_model.safetensors": b""})
+    with pytest.raises(RecipeError, match=r"^hub:them/model: .* holds an adapter without its base; give the merged model$"):
+        fetch("hub:them/model", commit)
+
+
+def test_trusted_code_is_fetched_before_the_first_stage_starts(hub: Server, jobs, own_code, workshop: Workshop):
+    commit = publish(hub, own_code)
+    workshop.write(RECIPE + f"trust_remote_code: [them/model@{commit}]\n")
+    settle(workshop.recipe(), workshop.run)
+    fetch_all(workshop.plan())
+    assert any(seen.path.endswith("code_of_own.py") for seen in hub.requests("GET", "/resolve/"))
 
 
 def test_pickles_are_not_even_fetched(hub: Server):

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -68,23 +69,53 @@ def test_the_first_node_that_fails_ends_the_others_and_gives_the_code(
     assert time.monotonic() - began < 30
 
 
-def test_a_node_that_follows_takes_part_in_each_attempt_that_has_not_ended(tmp_path: Path):
-    """And the first node starts nobody but itself."""
-    for attempt in ("base-1/attempts/1", "chat-2/attempts/1", "chat-2/attempts/2"):
-        (tmp_path / attempt).mkdir(parents=True)
-        (tmp_path / attempt / "node.sh").write_text(f"echo {attempt} $1 >> {tmp_path}/took\n")
-    (tmp_path / "base-1/attempts/1/exit.json").write_text("{}")
+@pytest.fixture
+def follow(tmp_path: Path) -> Iterator[Callable[[int], list[str]]]:
+    """Starts a node that follows; gives what it took part in once that are so many attempts."""
     argv = [sys.executable, "-m", "pipeline.nodes", "follow", str(tmp_path), "gpu2"]
     follower = subprocess.Popen(argv, cwd=Path(__file__).resolve().parents[2], stdout=subprocess.DEVNULL)
-    deadline = time.monotonic() + 30
-    while not (tmp_path / "took").exists() or len((tmp_path / "took").read_text().splitlines()) < 2:
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+
+    def took(count: int) -> list[str]:
+        deadline, file = time.monotonic() + 30, tmp_path / "took"
+        while not file.exists() or len(file.read_text().splitlines()) < count:
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        return file.read_text().splitlines()
+
+    yield took
     follower.terminate()
     follower.wait(10)
-    assert (tmp_path / "took").read_text().splitlines() == ["chat-2/attempts/1 gpu2", "chat-2/attempts/2 gpu2"]
-    assert nodes.main(["follow", str(tmp_path / "chat-2/attempts/1/node.sh"), "127.0.0.1", "gpu2.invalid"]) == 0
-    assert (tmp_path / "took").read_text().splitlines()[-1] == "chat-2/attempts/1 127.0.0.1"
+
+
+def attempt(run: Path, name: str, then: str = "") -> Path:
+    (run / name).mkdir(parents=True)
+    (run / name / "node.partial").write_text(f"echo {name} $1 >> {run}/took\n{then}\n")
+    return (run / name / "node.partial").rename(run / name / "node.sh")
+
+
+def test_a_node_that_follows_takes_part_in_each_attempt_that_has_not_ended(tmp_path: Path, follow: Callable[[int], list[str]]):
+    """And the first node starts nobody but itself."""
+    for count, name in enumerate(("chat-2/attempts/1", "chat-2/attempts/2"), 1):
+        script = attempt(tmp_path, name)
+        follow(count)
+    assert follow(2) == ["chat-2/attempts/1 gpu2", "chat-2/attempts/2 gpu2"]
+    assert nodes.main(["follow", str(script), "127.0.0.1", "gpu2.invalid"]) == 0
+    assert follow(3)[-1] == "chat-2/attempts/2 127.0.0.1"
+
+
+def test_a_node_that_follows_leaves_an_attempt_that_nobody_ended_for_the_next(tmp_path: Path, follow: Callable[[int], list[str]]):
+    """Whoever is killed writes no end; the others of that attempt would wait for him until the meeting is called off."""
+    attempt(tmp_path, "chat-2/attempts/1", "exec sleep 60")
+    follow(1)
+    attempt(tmp_path, "base-1/attempts/1")
+    assert follow(2) == ["chat-2/attempts/1 gpu2", "base-1/attempts/1 gpu2"]
+
+
+def test_what_has_ended_or_is_older_is_not_followed(tmp_path: Path):
+    old, new = attempt(tmp_path, "base-1/attempts/1"), attempt(tmp_path, "chat-2/attempts/1")
+    os.utime(old, ns=(0, new.stat().st_mtime_ns - 1))
+    assert nodes.newest(tmp_path) == new
+    assert nodes.newest(tmp_path / "chat-2") is None
 
 
 @pytest.mark.parametrize(

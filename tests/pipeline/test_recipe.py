@@ -115,6 +115,7 @@ def test_a_mistake_is_told_with_what_was_found_and_what_was_wanted(mistakes: Mis
         ("name: a\nstages: {../up: {kind: toy-train}}\n", "stages.../up: found '../up'"),
         ("name: a\nstages: {lock: {kind: toy-train}}\n", "wanted a name that no file of the run directory has"),
         ("name: a\nstages: {report.html: {kind: toy-train}}\n", "wanted a name that no file of the run directory has"),
+        ("name: a\nstages: {tokens: {kind: toy-train}}\n", "wanted a name that no file of the run directory has"),
         ("name: a\nhardware: {gpus: -1}\nstages: {base: {kind: toy-train}}\n", "hardware.gpus: found -1"),
         ("name: a\nhardware: {zero: 4}\nstages: {base: {kind: toy-train}}\n", "hardware.zero: found 4, wanted 0, 1, 2, 3 or 'auto'"),
         ("name: a\nhardware: {micro_batch: 0}\nstages: {base: {kind: toy-train}}\n", "hardware.micro_batch: found 0"),

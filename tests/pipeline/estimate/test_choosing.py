@@ -143,6 +143,14 @@ def test_shared_players_are_never_planned_under_zero(tmp_path: Path):
     assert all(option.impossible for option in found.options if option.setting.zero)
 
 
+def test_what_is_compiled_is_never_planned_under_zero_three(tmp_path: Path):
+    """A run would refuse it."""
+    plan = recipe(tmp_path, {"base": base()}, hardware={"kernels": "compile"})
+    assert [option.setting.zero for option in chosen(plan, "base").options if option.impossible] == [3] * 4
+    small = chosen(plan, "base", replace(EIGHT, memory=40 * 10**9)).chosen
+    assert small is None or small.setting.zero < 3
+
+
 def test_tokens_flops_hours_price_and_disk_follow_from_one_another(tmp_path: Path):
     found = chosen(recipe(tmp_path, {"base": base()}), "base", machine(8, None, "h100", price=2.0, mfu=0.5))
     stage = found.stage
