@@ -42,6 +42,7 @@ _BEGINNINGS = {
 """First bytes of files that are no UTF-8 text, what they are, and what to do."""
 _HALF = re.compile(r"\\u[dD][89a-fA-F]")
 """An escape of a surrogate: of a whole pair, as a rule."""
+_LINE_END = re.compile(r"\r\n?|\n")
 _TITLE = re.compile(r" ?= [^=].* = ?$")
 """A first-level heading as in WikiText; it opens a document."""
 
@@ -218,13 +219,15 @@ def _object_or_lines(path: Path) -> Iterator[Row | Fault]:
     try:
         whole = json.loads(text)
     except ValueError:
-        yield from (_parsed(path, number, line) for number, line in enumerate(text.splitlines(), start=1) if line.strip())
+        # Not `splitlines`, which also cuts at separators that a string may hold.
+        yield from (_parsed(path, number, line) for number, line in enumerate(_LINE_END.split(text), start=1) if line.strip())
         return
     arrays = [value for value in whole.values() if isinstance(value, list)] if isinstance(whole, dict) else []
     rows = arrays[0] if len(arrays) == 1 and len(whole) <= 3 and all(isinstance(row, dict) for row in arrays[0]) else [whole]
     # An object that itself looks like a row (a list of turns) is a row, not a container.
     rows = [whole] if isinstance(whole, dict) and whole.keys() & {"messages", "conversations", "conversation"} else rows
-    yield from (_object(path, number, value, _HALF.search(text) is not None) for number, value in enumerate(rows, start=1))
+    suspect = _HALF.search(text) is not None
+    yield from (_object(path, number, value, suspect) for number, value in enumerate(rows, start=1))
 
 
 def _csv(path: Path) -> Iterator[Row | Fault]:

@@ -41,7 +41,7 @@ class JsonText:
 
     def elements(self) -> Iterator[tuple[Any, str]]:
         """Each element of the array that begins here, and its text. Raises json.JSONDecodeError, whose `doc` begins with the broken element, and
-        DataError if the array is cut short."""
+        DataError if the array is cut short, or is not all that the file holds."""
         self._place += 1
         count = 0
         while (sign := self._past(_BETWEEN)) != "]":
@@ -51,6 +51,12 @@ class JsonText:
             value, end = self._value(count)
             yield value, self._text[self._place : end]
             self._place = end
+        self._place += 1
+        if self._past(_BLANK):
+            found = self._text[self._place : self._place + 60]
+            raise DataError(
+                f"{self._name}: the JSON array ends after row {count}, and is followed by {found!r}; wanted one array, or JSON Lines, one object a line"
+            )
 
     def _past(self, pattern: re.Pattern[str]) -> str:
         """The character behind what the pattern takes; empty at the end."""

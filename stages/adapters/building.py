@@ -125,10 +125,8 @@ def kept_layers(model: Any, names: Sequence[str]) -> tuple[list[str], bool]:
     known = _last_names(model)
     for name in names:
         if name not in known:
-            near = get_close_matches(name, known, n=1)
             raise StageError(
-                f"adapter.modules_to_save: the model has no layer '{name}'{f'; did you mean {near[0]!r}?' if near else ''} "
-                f"(it has {', '.join(sorted(known - {''}))})"
+                f"adapter.modules_to_save: the model has no layer '{name}'{_nearest(name, known)} (it has {', '.join(sorted(known - {''}))})"
             )
     tied = tied_layers(model) & set(names)
     embedding = [_name_of(model, model.get_input_embeddings())] if tied else []
@@ -165,9 +163,16 @@ def target_modules(model: Any, targets: str | tuple[str, ...]) -> list[str]:
     known = _last_names(model)
     for target in targets:
         if target not in known:
-            raise StageError(f"adapter.targets: the model has no layer '{target}' (linear layers: {', '.join(sorted(linear))})")
+            raise StageError(
+                f"adapter.targets: the model has no layer '{target}'{_nearest(target, known)} (linear layers: {', '.join(sorted(linear))})"
+            )
     _refuse_tied(model, targets, "targets")
     return sorted(targets)
+
+
+def _nearest(name: str, known: set[str]) -> str:
+    near = get_close_matches(name, known, n=1)
+    return f"; did you mean {near[0]!r}?" if near else ""
 
 
 def _matching(model: Any, pattern: str) -> list[str]:

@@ -34,8 +34,9 @@ class Record:
         """Drop the lines after `step`, and a torn one."""
         if not self.path.exists():
             return
-        lines = self.path.read_text(encoding="utf-8").splitlines(keepends=True)
-        self.path.write_text("".join(line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step), encoding="utf-8")
+        # Bytes: a torn line may end within a character, and text would also be cut at separators that an answer may hold.
+        lines = self.path.read_bytes().splitlines(keepends=True)
+        self.path.write_bytes(b"".join(line for line in lines if line.endswith(b"\n") and json.loads(line)["step"] <= step))
 
 
 @dataclass(frozen=True)

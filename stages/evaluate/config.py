@@ -41,7 +41,7 @@ class Evaluate(Rewarded):
     baseline: ModelRef | None = None
     """Model that win rate, KL and best-of-n are measured against; the model before the last if left out."""
     answers: int = Field(1, ge=1)
-    """Sampled answers of each model per prompt; what is told of sampled answers is their mean, and more of them narrow the intervals."""
+    """Sampled answers of each model per prompt; what is told of sampled answers is their mean, and more of them narrow the intervals. KL is measured on the first of them alone."""
     sampling: Sampling = Sampling()
     samples: int = Field(6, ge=0)
     """Prompts whose answers are shown side by side."""

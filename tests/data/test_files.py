@@ -197,3 +197,25 @@ def test_text_without_blank_lines_is_cut_between_lines(tmp_path: Path) -> None:
 )
 def test_the_kind_is_the_suffix_before_compression(name: str, suffix: str | None) -> None:
     assert kind(Path(name)) == suffix
+
+
+def test_a_string_may_hold_separators_of_lines_also_behind_a_bad_row(tmp_path: Path) -> None:
+    path = tmp_path / "rows.json"
+    path.write_text('{"a": }\r\n{"a": "x\u2028y\u0085z"}\n{"a": "last"}', encoding="utf-8", newline="")
+    fault, *rows = read_file(path)
+    assert isinstance(fault, Fault)
+    assert rows == [Row(str(path), 2, {"a": "x\u2028y\u0085z"}), Row(str(path), 3, {"a": "last"})]
+
+
+def test_an_object_that_holds_the_rows_is_searched_once_and_not_for_each_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    searched: list[str] = []
+
+    class Pattern:
+        def search(self, text: str) -> None:
+            searched.append(text)
+
+    monkeypatch.setattr("data.files._HALF", Pattern())
+    path = tmp_path / "rows.json"
+    path.write_text(json.dumps({"data": [{"a": "x"}] * 50}))
+    assert len(list(read_file(path))) == 50
+    assert len(searched) == 1

@@ -55,6 +55,17 @@ def test_a_broken_element_is_an_error_that_shows_it(broken: str, chunk: int) -> 
     assert caught.value.doc.startswith(broken[: chunk + 6])
 
 
+@pytest.mark.parametrize("chunk", [1, 2**20])
+@pytest.mark.parametrize("behind", ['[{"a": 2}]', "\n\n{}", "]", ","])
+def test_what_stands_behind_the_array_is_not_passed_over(behind: str, chunk: int) -> None:
+    text = JsonText(io.BytesIO(f'[{{"a": 1}}] {behind}'.encode()), "a.json", chunk)
+    assert text.first() == "["
+    rows = text.elements()
+    assert next(rows)[0] == {"a": 1}
+    with pytest.raises(DataError, match="ends after row 1, and is followed by"):
+        next(rows)
+
+
 def test_what_is_held_does_not_grow_with_the_array(tmp_path: Path) -> None:
     path = tmp_path / "a.json"
     with path.open("w") as file:

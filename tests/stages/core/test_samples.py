@@ -109,3 +109,15 @@ def test_shards_and_other_processes_than_the_first_draw_nothing(jobs, tmp_path, 
     sampling.on_step_end(None, SimpleNamespace(global_step=4, max_steps=4), None)
     assert ("under ZeRO-3" in capsys.readouterr().out) == first
     assert not (tmp_path / "stage" / "samples.jsonl").exists()
+
+
+def test_an_answer_may_hold_any_character_and_a_line_may_be_torn_within_one(tmp_path):
+    from stages.core.samples import Record
+
+    record = Record(tmp_path / "samples.jsonl")
+    kept = [{"step": step, "answer": "a\u2028b\u0085c\u2029\x0c\r"} for step in (0, 2)]
+    record.write([*kept, {"step": 4, "answer": "later"}])
+    with record.path.open("ab") as file:
+        file.write('{"step": 2, "answer": "é'.encode()[:-1])
+    record.rewind(2)
+    assert [json.loads(line) for line in record.path.read_bytes().splitlines()] == kept

@@ -137,6 +137,7 @@ def test_several_answers_are_told_as_their_mean_and_best_of_n_draws_no_fewer(mad
     assert metrics["chat.regex_greedy"] == report[1].metrics["chat.regex_greedy"]
     assert metrics["twin.win_rate"] == 0.5
     assert metrics["best_of_4.reward"] >= metrics["chat.reward"]
+    assert metrics["base.kl"] == report[1].metrics["base.kl"], "of the first answers alone"
 
 
 @pytest.mark.slow
