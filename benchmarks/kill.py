@@ -117,6 +117,7 @@ class Attempt:
     def sign(self) -> str:
         """The victim's next sign; empty once it has ended."""
         if not select.select([self.signs], [], [], PATIENCE)[0]:
+            self.kill(self.pids)
             raise SystemExit(f"nothing seen for {PATIENCE:.0f} seconds after '{self.seen}'")
         said = os.read(self.signs, 1).decode()
         self.seen += said

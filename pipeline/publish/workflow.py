@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.publish.card import write_card
-from pipeline.publish.errors import BusyError, ChoiceError
+from pipeline.publish.errors import BusyError, ChoiceError, PublishError
 from pipeline.publish.family import family_card
 from pipeline.publish.files import Staged, base_of, refuse_secrets, sizes, stage_files
 from pipeline.publish.finished import Finished, finished
@@ -193,7 +193,7 @@ def _send(remote: Remote, parcel: Parcel, how: Publishing) -> Publication:
     changed = remote.changed(one.repository, folder, branch, one.folder)
     head = remote.head(one.repository, branch)
     if one.tag and (tagged := remote.tagged(one.repository, one.tag)) and (changed or tagged != head):
-        raise ChoiceError(
+        raise PublishError(  # other stages may have been sent before
             f"{one.repository}: tag {one.tag} names an earlier state ({tagged[:10]}); choose another tag, tags are never moved"
         )
     before = _record(stage.run).get(_key(remote, one), {}).get("commit")

@@ -3,6 +3,7 @@
 import base64
 import hashlib
 import json
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -162,6 +163,8 @@ def _aligned(number: str) -> str:
     try:
         value = float(number)
     except ValueError:
+        return number
+    if not math.isfinite(value):
         return number
     return f"{value:.{max(0, 3 - len(str(int(abs(value))).lstrip('0')))}f}"
 

@@ -3,9 +3,12 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -16,10 +19,11 @@ from tests.stages.tiny import causal_lm, saved, tokenizer_of
 pytestmark = [pytest.mark.slow, pytest.mark.distributed]
 WORDS = ["the", "cat", "sat", "on", "a", "mat", "while", "two", "dogs", "ran", "over", "green", "hills"]
 NODES = ["127.0.0.1", "127.0.0.2"]
+STARTED: list[subprocess.Popen] = []
 RECIPE = """\
 name: two
 seed: 3
-hardware: {gpus: 0, threads: 1, micro_batch: 1, precision: fp32, zero: 2, hosts: nodes.txt}
+hardware: {gpus: 0, threads: 1, micro_batch: 1, precision: fp32, zero: 2, hosts: nodes.txt, port: PORT}
 checkpoints: {every_steps: 2, every_minutes: null, keep_last: 100}
 stages:
   base:
@@ -33,29 +37,44 @@ stages:
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory) -> Path:
+def place(tmp_path_factory) -> Iterator[Path]:
     folder = tmp_path_factory.mktemp("nodes")
     tokenizer = tokenizer_of(WORDS)
     saved(causal_lm(tokenizer, context=64), tokenizer, folder / "model")
     rows = ({"text": " ".join(WORDS[(3 * row + 5 * word * row) % len(WORDS)] for word in range(4 + row % 9))} for row in range(200))
     (folder / "texts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (folder / "nodes.txt").write_text("# loopback\n" + "".join(f"{node} slots=1\n" for node in NODES))
-    (folder / "two.yaml").write_text(RECIPE)
-    return folder
+    (folder / "two.yaml").write_text(RECIPE.replace("PORT", free_port()))
+    yield folder
+    for run in STARTED:  # of a test that failed
+        if run.poll() is None:
+            run.terminate()
+            run.wait(60)
+
+
+def free_port() -> str:
+    """One of this run of the tests: others may run beside it."""
+    with socket.socket() as taken:
+        taken.bind((NODES[0], 0))
+        return str(taken.getsockname()[1])
 
 
 def start(place: Path, *overrides: str) -> subprocess.Popen:
     log = (place / "said.txt").open("w")
     argv = [sys.executable, "-m", "pipeline", "run", "two.yaml", *overrides]
     root = Path(__file__).resolve().parents[2]
-    return subprocess.Popen(argv, cwd=place, env={**os.environ, "PYTHONPATH": str(root)}, stdout=log, stderr=log)
+    STARTED.append(subprocess.Popen(argv, cwd=place, env={**os.environ, "PYTHONPATH": str(root)}, stdout=log, stderr=log))
+    return STARTED[-1]
 
 
-def launcher_of(node: str) -> int:
-    """The process of a node that starts the others there; they end with it."""
+def launcher_of(node: str, place: Path) -> int:
+    """The process of a node that starts the others there; they end with it. Of this folder's run: another may go on beside it."""
     for folder in Path("/proc").glob("[0-9]*"):
-        words = (folder / "cmdline").read_bytes().split(b"\0") if (folder / "cmdline").exists() else []
-        if f"--local-addr={node}".encode() in words and b"torch.distributed.run" in words:
+        words: list[bytes] = []
+        with suppress(OSError):  # it has ended since
+            words = (folder / "cmdline").read_bytes().split(b"\0")
+        ours = any(word.startswith(bytes(place.resolve())) for word in words)
+        if ours and f"--local-addr={node}".encode() in words and b"torch.distributed.run" in words:
             return int(folder.name)
     raise AssertionError(f"no launcher of {node}")
 
@@ -69,7 +88,7 @@ def killed(place) -> str:
         assert run.poll() is None, (place / "said.txt").read_text()
         assert time.monotonic() < deadline
         time.sleep(0.05)
-    os.kill(launcher_of(NODES[1]), signal.SIGKILL)
+    os.kill(launcher_of(NODES[1], place), signal.SIGKILL)
     assert run.wait(30) == FAILED
     return (place / "said.txt").read_text()
 
@@ -90,7 +109,7 @@ def test_when_one_node_is_killed_the_other_ends_and_says_so(killed, place):
     assert f"node 1 ({NODES[1]}) is gone: its process 1 was killed, or the machine or its network failed" in killed
     assert "finished stages stay finished; to go on: pipeline run two.yaml" in killed
     with pytest.raises(AssertionError):
-        launcher_of(NODES[0])
+        launcher_of(NODES[0], place)
 
 
 def test_the_same_command_goes_on_from_the_last_checkpoint(done):

@@ -1,15 +1,18 @@
 """A run as a job of Slurm: what is submitted, and what the job does when it is warned, with stand-ins for Slurm's own programs."""
 
+import json
 import os
 import shutil
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from pipeline.lock import is_held
 from pipeline.recipe import load
 from pipeline.slurm import job_script
 from stages.contract import DONE, FAILED, INTERRUPTED, WRONG_INPUT
@@ -32,6 +35,24 @@ def cluster(workshop: Workshop) -> Path:
     workshop.monkeypatch.setenv("SLURM_JOB_ID", "17")
     workshop.monkeypatch.setenv("SLURM_JOB_NODELIST", "n[1-2]")
     return folder
+
+
+@pytest.fixture
+def begun(workshop: Workshop) -> Iterator[Callable[[Path], subprocess.Popen]]:
+    """Starts a job; what a test that fails leaves of it is ended."""
+    started: list[subprocess.Popen] = []
+
+    def begin(script: Path) -> subprocess.Popen:
+        started.append(subprocess.Popen(["bash", str(script)], start_new_session=True))
+        return started[-1]
+
+    yield begin
+    for process in started:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+    if workshop.run.lock.exists() and is_held(workshop.run.lock):
+        os.killpg(json.loads(workshop.run.lock.read_text())["stage_pid"], signal.SIGKILL)
 
 
 def called(cluster: Path, name: str) -> list[str]:
@@ -108,9 +129,9 @@ def test_without_slurm_or_with_its_refusal_one_sentence_tells(workshop, cluster,
     assert "there is no sbatch here" in capsys.readouterr().err
 
 
-def test_a_warned_job_writes_a_checkpoint_queues_again_and_goes_on(workshop, cluster):
+def test_a_warned_job_writes_a_checkpoint_queues_again_and_goes_on(workshop, cluster, begun):
     script = job(workshop, *TOYS, "stages.base.behaviour=wait")
-    first = subprocess.Popen(["bash", str(script)])
+    first = begun(script)
     folder = workshop.folder("base")
     deadline = time.monotonic() + 60
     while not (folder.path / "ready").exists():
@@ -127,11 +148,11 @@ def test_a_warned_job_writes_a_checkpoint_queues_again_and_goes_on(workshop, clu
 
 
 @pytest.mark.parametrize(("number", "ends", "again"), [("USR1", 130, True), ("TERM", 130, False), ("USR1", 1, False), ("", 0, False)])
-def test_only_a_warned_and_interrupted_job_queues_again(workshop, cluster, number, ends, again):
+def test_only_a_warned_and_interrupted_job_queues_again(workshop, cluster, begun, number, ends, again):
     """A job that was cancelled stays cancelled, and one that failed stays failed."""
     code = f"import signal, sys, time\nfor n in (10, 15): signal.signal(n, lambda *a: sys.exit({ends}))\nopen('up', 'w').close()\n"
     script = job(workshop, sys.executable, "-c", code + (f"sys.exit({ends})" if not number else "time.sleep(60)"))
-    ran = subprocess.Popen(["bash", str(script)])
+    ran = begun(script)
     deadline = time.monotonic() + 30
     while not (workshop.root / "up").exists():
         assert time.monotonic() < deadline

@@ -151,4 +151,5 @@ def test_estimates_stand_under_one_another_with_as_many_places() -> None:
     assert interval("0.00104 (0 to 0.0026)") == ("0.001", "0.000 to 0.003")
     assert interval("-1.06 (-1.09 to -1.03)") == ("-1.06", "-1.09 to -1.03")
     assert interval("50.7 (49 to 52.31)") == ("50.7", "49.0 to 52.3")
+    assert interval("nan (-inf to inf)") == ("nan", "-inf to inf"), "a number that is none costs no page"
     assert interval("by hand (as is)") == ("by hand (as is)", "")
