@@ -39,7 +39,7 @@ test: lint
 	$(BIN)/pytest -n $(WORKERS) --dist loadfile --cov --cov-report=term --cov-fail-under=90
 
 test-fast: lint
-	$(BIN)/pytest -m "not slow"
+	$(BIN)/pytest -n $(WORKERS) --dist loadfile -m "not slow"
 
 # Needs the network, so it is no part of `test`, which holds the lock against a list of its own (tests/architecture/test_safety.py).
 audit: setup

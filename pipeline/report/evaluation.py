@@ -121,7 +121,9 @@ def _rows(artifact: Path) -> Iterator[dict[str, Any]]:
     if isinstance(value, dict):
         value = value.get("samples")
     if value is None and (artifact / "samples.jsonl").is_file():
-        lines = (artifact / "samples.jsonl").read_text(encoding="utf-8", errors="replace").splitlines()
+        lines = (
+            (artifact / "samples.jsonl").read_text(encoding="utf-8", errors="replace").split("\n")
+        )  # an answer may hold what ends a line elsewhere
         value = [row for line in lines if (row := _line(line)) is not None]
     yield from (row for row in value or () if isinstance(row, dict))
 

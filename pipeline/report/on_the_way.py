@@ -50,7 +50,8 @@ def _lines(file: Path) -> Iterator[dict[str, Any]]:
         text = file.read_text(encoding="utf-8", errors="replace")
     except OSError:
         return
-    for line in text.splitlines():
+    # Not splitlines: an answer may hold any character, and some of them end lines there.
+    for line in text.split("\n"):
         try:
             found = json.loads(line)
         except ValueError:

@@ -12,7 +12,8 @@ EVIL = "<script>alert(1)</script>"
 
 
 def left(run: Path, stage: str, lines: list[dict[str, object]]) -> None:
-    (run / stage / "samples.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines) + '"foreign"\n{"step": 9, "ans')
+    text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+    (run / stage / "samples.jsonl").write_text(text + '"foreign"\n{"step": 9, "ans', encoding="utf-8")
 
 
 def test_prompts_keep_their_order_and_steps_are_thinned_to_the_first_the_last_and_some_between(tmp_path: Path) -> None:
@@ -36,6 +37,13 @@ def test_rewards_stand_beside_answers_and_nothing_in_them_becomes_markup(tmp_pat
     assert "What it said on the way" in page
     assert "Who? &lt;script&gt;" in page
     assert EVIL not in page
+
+
+def test_an_answer_may_hold_what_ends_a_line_elsewhere(tmp_path: Path) -> None:
+    run = pretend.make_run(tmp_path)
+    left(run, "base", [{"step": 0, "prompt": "p", "answer": "one\u2028two\x85three"}])
+    [thread] = threads(read_run(run)["base"])  # type: ignore[arg-type]
+    assert thread.answers[0].text == "one\u2028two\x85three"
 
 
 def test_a_stage_without_samples_shows_none(tmp_path: Path) -> None:
