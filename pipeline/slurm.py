@@ -77,9 +77,10 @@ trap 'kill -TERM "$run"' TERM
 run=$!
 while true; do
   wait "$run"
-  code=$?
   kill -0 "$run" 2> /dev/null || break # a signal ends the waiting, not the run
 done
+wait "$run" # for its own code: the last waiting may have been ended by a signal in the moment in which the run ended
+code=$?
 if [ "$code" -eq {interrupted} ] && [ -n "$warned" ]; then
   scontrol requeue "$SLURM_JOB_ID"
 fi
