@@ -10,6 +10,7 @@ from typing import Any
 
 from data.errors import DataError
 from stages.contract import Adapters, Artifact
+from stages.core.files import digest
 
 CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
@@ -100,13 +101,13 @@ def weights_digest(folder: Path) -> str:
     files = sorted(file for file in folder.glob("*.safetensors") if file.name != WEIGHTS)
     if not files:
         raise DataError(f"{folder} holds no safetensors weights")
-    lines = "".join(f"{_sha256(file)} {file.name}\n" for file in files)
+    lines = "".join(f"{digest(file)} {file.name}\n" for file in files)
     return hashlib.sha256(lines.encode()).hexdigest()
 
 
 def tokenizer_digest(folder: Path) -> str | None:
     file = folder / "tokenizer.json"
-    return _sha256(file) if file.is_file() else None
+    return digest(file) if file.is_file() else None
 
 
 def name_base(folders: Sequence[Path], base: Base) -> None:
@@ -122,8 +123,3 @@ def _config(folder: Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise DataError(f"{folder / CONFIG} cannot be read: {error}") from error
     return dict(found)
-
-
-def _sha256(file: Path) -> str:
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()

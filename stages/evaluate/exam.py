@@ -119,7 +119,7 @@ def fitted(exam: Exam, tokenizer: Any, room: int) -> tuple[list[list[dict[str, A
 
 
 def _texts(tokenizer: Any, completions: Sequence[Completion]) -> list[str]:
-    ids = [completion.ids[:-1] if completion.finished else completion.ids for completion in completions]
+    ids = [completion.words for completion in completions]
     return list(tokenizer.batch_decode(ids, skip_special_tokens=True))
 
 

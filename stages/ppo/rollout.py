@@ -76,15 +76,10 @@ class Rollouts:
                 max_new_tokens=self.sampling.max_new_tokens,
                 end_ids=self.end_ids,
             )
-        texts = self.tokenizer.batch_decode([said(completion) for completion in completions], skip_special_tokens=True)
+        texts = self.tokenizer.batch_decode([completion.words for completion in completions], skip_special_tokens=True)
         records = [question.record for question in questions]
         answers = Answers([r.messages for r in records], prompt_ids, completions, texts, [r.reference for r in records])
         return Rollout(samples, prompt_ids, completions, texts, self.rewards.score(answers))
-
-
-def said(completion: Completion) -> list[int]:
-    """The answer's ids without the one that ended it."""
-    return completion.ids[:-1] if completion.finished else completion.ids
 
 
 def question_of(seed: int, count: int, position: int) -> int:

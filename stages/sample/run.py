@@ -53,7 +53,7 @@ class Sampler:
             max_new_tokens=self.sampling.max_new_tokens,
             end_ids=chat.end_ids(self.tokenizer),
         )
-        said = [completion.ids[:-1] if completion.finished else completion.ids for completion in completions]
+        said = [completion.words for completion in completions]
         texts = self.tokenizer.batch_decode(said, skip_special_tokens=True)
         records = [record for _, record, _, _ in rows]
         answers = Answers([r.messages for r in records], [ids for _, _, ids, _ in rows], completions, texts, [r.reference for r in records])
