@@ -77,8 +77,8 @@ def status(arguments: list[str]) -> int:
     """Show where a run stands."""
     parser = Parser("status", "Show where a run stands: what is done, what runs now, how each attempt ended.")
     options = parser.recipe("recipe (YAML), or a run's folder").json().read(arguments)
-    from pipeline.standing import standing
-    from pipeline.target import open_target
+    from pipeline.standing import going_on, standing
+    from pipeline.target import elsewhere, open_target, typed
 
     recipe, run = open_target(options.recipe, options.overrides, options.runs)
     found = standing(recipe, run)
@@ -87,8 +87,11 @@ def status(arguments: list[str]) -> int:
         return DONE
     from pipeline.show import columns
 
-    print(f"{recipe.name}  {found['held'] or 'no process works on it'}")
+    there = found["held"] or ("no process works on it" if run.path.exists() else f"has not run: there is no {run.path}")
+    print(f"{recipe.name}  {there}{elsewhere(recipe, run)}")
     print(columns((stage["name"], stage["state"], stage["text"]) for stage in found["stages"]))
+    if (what := going_on(found)) is not None:
+        print(f"{what}: pipeline run {typed(options.recipe, options.overrides, options.runs)}")
     return DONE
 
 

@@ -37,8 +37,8 @@ class Ending:
     """Whether another attempt may go better: a crash, a kill or a hang, and not what the stage itself decided."""
 
 
-def ending(attempt: Attempt, code: int, *, stopped: bool) -> Ending:
-    """How an attempt ended whose command gave `code` (below zero: a signal). `stopped`: it was asked to end."""
+def ending(attempt: Attempt, code: int, *, stopped: str = "") -> Ending:
+    """How an attempt ended whose command gave `code` (below zero: a signal). `stopped`: what asked it to end, if anything did."""
     if code == DONE:
         return Ending(DONE, "ended well")
     notes = sorted(_notes(attempt.folder), key=lambda note: float(note["at"]))
@@ -91,7 +91,9 @@ def _said(note: dict[str, Any], notes: Sequence[dict[str, Any]]) -> str:
     return "" if alone else f"process {note['rank']} failed first: {note['sentence']}"
 
 
-def _how(code: int, *, stopped: bool) -> str:
+def _how(code: int, *, stopped: str) -> str:
+    if stopped:
+        return f"was stopped by {stopped}, {'after a' if code == INTERRUPTED else 'without a new'} checkpoint"
     if code < 0:
         return f"was ended by signal {-code}"
     words = {
@@ -99,4 +101,4 @@ def _how(code: int, *, stopped: bool) -> str:
         AGAIN: "rolled back after a divergence",
         INTERRUPTED: "was interrupted after a checkpoint",
     }
-    return words.get(code, f"was stopped (exit code {code})" if stopped else f"failed (exit code {code})")
+    return words.get(code, f"failed (exit code {code})")

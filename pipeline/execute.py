@@ -46,7 +46,7 @@ class Execution:
 
     def execute(self) -> int:
         """Runs what the plan says. Gives the exit code."""
-        run, code = self.plan.run, DONE
+        run, code, gates = self.plan.run, DONE, list[str]()
         for name in self.plan.recipe.stages:
             # Decided anew for each stage: the ones before may have changed what is there.
             self.plan = make_plan(self.plan.recipe, run, self.selection, self.known)
@@ -60,21 +60,20 @@ class Execution:
                 self.view.say(f"{name}  {step.action}  {step.reason}")
             if step.manifest is not None:
                 run.make_current(name, step.folder)
+            if step.missed:
+                gates.append(f"{name} misses its gate: {'; '.join(step.missed)}")
             if step.missed or step.action == "blocked":
                 code = FAILED
             if self.stop.asked:
                 return self._interrupted(name)
+        for gate in gates:
+            self.view.say(f"\n{gate}. The stages below do not run; change the stage, or its `require`; then: {self.go_on}")
         return code
 
     def _done(self, name: str) -> Step:
         """The plan's word on a stage that has just been sealed."""
         self.selection = replace(self.selection, redo=tuple(other for other in self.selection.redo if other != name))
-        step = make_plan(self.plan.recipe, self.plan.run, self.selection, self.known).step(name)
-        if step.missed:
-            self.view.say(
-                f"{name} misses its gate: {'; '.join(step.missed)}. The stages below do not run; change the stage, or its `require`"
-            )
-        return step
+        return make_plan(self.plan.recipe, self.plan.run, self.selection, self.known).step(name)
 
     def _work(self, step: Step) -> int:
         self.view.say(f"{step.name}  {step.action}  {step.reason}")
@@ -136,7 +135,7 @@ class Execution:
         write_json(attempt.folder / "env.json", surroundings(hardware, argv))
         self.plan.run.event("started", stage=step.name, folder=folder.path.name, attempt=attempt.number)
         started = time.monotonic()  # a clock that is set meanwhile changes no duration
-        ended = ending(attempt, self._child(step, attempt, argv, hardware), stopped=self.stop.asked)
+        ended = ending(attempt, self._child(step, attempt, argv, hardware), stopped=self.stop.by)
         seconds = round(time.monotonic() - started, 1)
         write_json(attempt.folder / "exit.json", {"code": ended.code, "how": ended.how, "seconds": seconds, "finished": now()})
         self.plan.run.event("ended", stage=step.name, folder=folder.path.name, attempt=attempt.number, how=ended.how, seconds=seconds)

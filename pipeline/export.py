@@ -7,10 +7,13 @@ import tempfile
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pipeline.arguments import Parser
 from pipeline.errors import PipelineError, RecipeError, suggestion
+
+if TYPE_CHECKING:
+    from pipeline.store import Run
 
 DONE, WRONG_INPUT = 0, 2
 HOME = Path(__file__).resolve().parents[1]
@@ -24,16 +27,17 @@ SUMMARY = (
 def main(arguments: list[str]) -> int:
     """Export what stages of a run left."""
     options = _parser().read(arguments)
-    from pipeline.target import run_folder
+    from pipeline.target import results, tell_others
 
-    run = run_folder(options.run, options.runs)
+    run = results(options.run, options.runs)
     stages = options.stages
     if not stages:
+        tell_others(run)
         return _list(run, as_json=options.json)
     parts = [_part(run, stage) for stage in stages]
     if options.compare:
         return _shown(_child({"parts": parts}), as_json=options.json)
-    out = Path(options.out or Path("exports") / "-".join([run.resolve().name, *(part["name"] for part in parts)]))
+    out = Path(options.out or Path("exports") / "-".join([run.path.resolve().name, *(part["name"] for part in parts)]))
     if out.exists():
         raise RecipeError(f"{out} is there already; nothing was written. Name another folder with --out")
     merge = options.merge or (len(parts) == 1 and not options.adapter)
@@ -55,7 +59,7 @@ def main(arguments: list[str]) -> int:
 
 def _parser() -> Parser:
     parser = Parser("export", SUMMARY)
-    parser.add_argument("run", metavar="RUN", help="a run's folder, or its recipe")
+    parser.add_argument("run", metavar="RUN", help="a recipe, for its own results; or a run's folder, for those it holds")
     parser.add_argument(
         "stages", metavar="STAGE[:WEIGHT]", nargs="*", help="stage to export; several adapters become one, with these weights"
     )
@@ -77,22 +81,22 @@ def _parser() -> Parser:
     return parser.json()
 
 
-def _part(run: Path, written: str) -> dict[str, Any]:
+def _part(run: "Run", written: str) -> dict[str, Any]:
     """A stage's artifact, and its weight."""
-    from pipeline.store import Run
-
     name, _, weight = written.partition(":")
-    folder = Run(run).current(name)
+    folder = run.current(name)
     if folder is None or folder.manifest() is None:
-        done = sorted(entry.name for entry in run.iterdir() if entry.is_symlink())
-        raise RecipeError(f"{run}: no stage '{name}' is done (done: {', '.join(done) or 'none'}){suggestion(name, done)}")
+        done = run.named()
+        raise RecipeError(
+            run.lacks(name) or f"{run.path}: no stage '{name}' is done (done: {', '.join(done) or 'none'}){suggestion(name, done)}"
+        )
     try:
         return {"name": name, "folder": str(folder.artifact.resolve()), "weight": float(weight) if weight else 1.0}
     except ValueError as error:
         raise RecipeError(f"{written}: found weight '{weight}', wanted a number, as in {name}:0.5") from error
 
 
-def _list(run: Path, *, as_json: bool) -> int:
+def _list(run: "Run", *, as_json: bool) -> int:
     """What can be exported, without loading any of it."""
     from pipeline.artifacts import inspect
     from pipeline.show import columns
@@ -100,14 +104,15 @@ def _list(run: Path, *, as_json: bool) -> int:
     from stages.contract import Artifact
 
     found = []
-    for link in sorted(entry for entry in run.iterdir() if entry.is_symlink()):
-        says = inspect(link / "artifact")
+    for name in run.named():
+        folder = run.current(name)
+        says = inspect(folder.artifact) if folder else None
         if not isinstance(says, Artifact) or says.kind not in ("causal-lm", "reward-model"):
             continue
         held = [settings_of(one) for one in says.adapters.settings] if says.adapters else []
         what = " on ".join([*(one.label for one in reversed(held)), "its base"]) if held else "whole model"
         base = says.adapters.base_digest[:12] if says.adapters else ""
-        found.append({"stage": link.name, "kind": says.kind, "holds": what, "base": base, "trained": says.trainable_parameters or 0})
+        found.append({"stage": name, "kind": says.kind, "holds": what, "base": base, "trained": says.trainable_parameters or 0})
     if as_json:
         print(json.dumps(found, indent=1))
     else:

@@ -25,6 +25,8 @@ class Stop:
     def __init__(self) -> None:
         self.count = 0
         self.warned = False
+        self.by = ""
+        """What asked first, as people say it."""
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> "Stop":
@@ -38,6 +40,7 @@ class Stop:
             signal.signal(number, handler)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
+        self.by = self.by or ("Ctrl-C" if number == signal.SIGINT else signal.Signals(number).name)
         if number in self.WARNINGS:
             self.warned = True
         else:

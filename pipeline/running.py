@@ -20,6 +20,7 @@ from pipeline.publishing import Publishing
 from pipeline.recipe import Recipe
 from pipeline.show import plan_json, plan_text, summary
 from pipeline.store import Run
+from pipeline.target import elsewhere, typed
 from stages.contract import DONE, FAILED
 from stages.core.files import is_refused_by_disk, room
 
@@ -36,9 +37,11 @@ def run_recipe(options: argparse.Namespace, arguments: Sequence[str], worker: Se
         return DONE
     if lacking := lacks_here(recipe):
         raise RecipeError(lacking)
+    if other := elsewhere(recipe, run):
+        print(f"note: this run begins in {run.path}{other}", file=sys.stderr)
     from pipeline.hub import check_trust, fetch_all, settle
 
-    again = f"pipeline run {shlex.join(_again(options, arguments))}"
+    again, target = f"pipeline run {shlex.join(_again(options, arguments))}", typed(options.recipe, options.overrides, options.runs)
     with _writable(run, again), held(run.lock) as lock:
         pins = settle(recipe, run)
         check_trust(recipe, pins)
@@ -54,11 +57,11 @@ def run_recipe(options: argparse.Namespace, arguments: Sequence[str], worker: Se
         with Stop() as stop:
             execution = Execution(plan, selection, known, lock, view(), stop, again, worker or WORKER, options.grace, options.max_restarts)
             code = execution.execute()
-    _end(make_plan(recipe, run, Selection(), known), options.recipe, code, as_json=options.json)
+    _end(make_plan(recipe, run, Selection(), known), target, code, as_json=options.json)
     if code == DONE and recipe.publish is not None:
         if selection == Selection(redo=selection.redo):
-            return _publish(recipe.publish, run, options.recipe)
-        print(f"not published, since only a part of the run was asked for; to publish: pipeline publish {options.recipe}", file=sys.stderr)
+            return _publish(recipe.publish, run)
+        print(f"not published, since only a part of the run was asked for; to publish: pipeline publish {run.path}", file=sys.stderr)
     return code
 
 
@@ -93,11 +96,11 @@ def _submit(options: argparse.Namespace, recipe: Recipe, run: Run, plan: Plan, a
         print(text, end="")
         return DONE
     _checked(plan)
-    print(f"{submit(text, run.path.resolve())}\nnext: pipeline status {options.recipe}")
+    print(f"{submit(text, run.path.resolve())}\nnext: pipeline status {typed(options.recipe, options.overrides, options.runs)}")
     return DONE
 
 
-def _publish(how: Publishing, run: Run, recipe: str) -> int:
+def _publish(how: Publishing, run: Run) -> int:
     """What the recipe says of publishing, carried out. A failure leaves the run done."""
     from pipeline.publish import PublishError, publish, secret_values
 
@@ -105,7 +108,7 @@ def _publish(how: Publishing, run: Run, recipe: str) -> int:
         for one in publish(run.path, how, secrets=secret_values(os.environ), say=lambda line: print(line, file=sys.stderr)):
             print(f"{one.stage} is published: {one.url}", file=sys.stderr)
     except PublishError as error:
-        print(f"{error}\nthe run is done and stays; to publish it: pipeline publish {recipe}", file=sys.stderr)
+        print(f"{error}\nthe run is done and stays; to publish it: pipeline publish {run.path}", file=sys.stderr)
         return FAILED
     return DONE
 
@@ -135,9 +138,9 @@ def _dry(plan: Plan, worker: Sequence[str], *, as_json: bool) -> None:
         print(f"\n{name}: {shlex.join(argv)}")
 
 
-def _end(plan: Plan, recipe: str, code: int, *, as_json: bool) -> None:
+def _end(plan: Plan, target: str, code: int, *, as_json: bool) -> None:
     """The tables and where everything is, or what is there so far as JSON."""
     if as_json:
         print(json.dumps(plan_json(plan) | {"exit_code": code}, indent=1))
     elif code == DONE:
-        print(f"\n{summary(plan)}\n\nnext: pipeline status {recipe}")
+        print(f"\n{summary(plan)}\n\nnext: pipeline status {target}")

@@ -26,6 +26,14 @@ def standing(recipe: Recipe, run: Run) -> dict[str, Any]:
     }
 
 
+def going_on(found: Mapping[str, Any]) -> str | None:
+    """What `pipeline run` would do with a run that stands so: begin it or go on; None where nothing is left, or a process works on it."""
+    states = {stage["state"] for stage in found["stages"]}
+    if found["held"] or states == {"done"}:
+        return None
+    return "to begin" if states == {"to run"} else "to go on"
+
+
 def _stage(step: Step, active: Mapping[str, Any]) -> dict[str, Any]:
     """One stage; `active` says what is worked on now."""
     record = last_record(step.folder.path / "metrics.jsonl") if step.manifest is None else None

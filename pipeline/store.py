@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.artifacts import MANIFEST, content_digest, listing
-from pipeline.errors import LaterFormatError, StoreError
+from pipeline.errors import LaterFormatError, StoreError, suggestion
 from stages.core.files import digest, write_json
 
 LOCK = "lock"
@@ -155,10 +155,26 @@ def artifact_digest(files: Mapping[str, Mapping[str, Any]]) -> str:
 
 
 @dataclass(frozen=True)
+class Own:
+    """What one recipe means by its stages, wherever the links of its run point."""
+
+    folders: Mapping[str, StageFolder]
+    """By stage: its result, or what is begun of it."""
+    lacking: Mapping[str, str]
+    """By stage that is not done with these settings: a sentence that says so, and what to do."""
+    replaced: tuple[str, ...]
+    """Those of them that another result stands for in the run."""
+    text: str
+    """The recipe's bytes."""
+    overrides: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class Run:
-    """The directory of one run."""
+    """The directory of one run, seen through its links, or as one recipe means it."""
 
     path: Path
+    own: Own | None = None
 
     @property
     def lock(self) -> Path:
@@ -168,9 +184,32 @@ class Run:
         return StageFolder(self.path / f"{stage}-{fingerprint}")
 
     def current(self, stage: str) -> StageFolder | None:
-        """What the stage's link points to."""
+        """What the stage's link points to; of a recipe, its own result."""
+        if self.own is not None:
+            return self.own.folders.get(stage)
         link = self.path / stage
         return StageFolder(self.path / link.readlink().name) if link.is_symlink() and link.exists() else None
+
+    def named(self) -> list[str]:
+        """Stages that have a current result, by name."""
+        return sorted(self.own.folders if self.own is not None else [entry.name for entry in self.path.iterdir() if entry.is_symlink()])
+
+    def lacks(self, stage: str) -> str | None:
+        """Why a stage of the recipe has no result; None where no recipe is meant, or it has one."""
+        if self.own is None or stage in self.own.folders:
+            return None
+        known = [*self.own.folders, *self.own.lacking]
+        absent = f"the recipe has no stage '{stage}' (stages: {', '.join(known)}){suggestion(stage, known)}; what else the run holds"
+        return self.own.lacking.get(stage) or f"{absent} is had by its folder: name {self.path} instead of the recipe"
+
+    def recipe(self) -> tuple[str, tuple[str, ...]] | None:
+        """Text and overrides of the recipe that is meant, or that the run was last started with; None where none is noted."""
+        if self.own is not None:
+            return self.own.text, self.own.overrides
+        if not (self.path / "recipe.yaml").is_file():
+            return None
+        given = (read_json(self.path / "overrides.json") or {}).get("overrides") or ()
+        return (self.path / "recipe.yaml").read_text(encoding="utf-8", errors="replace"), tuple(map(str, given))
 
     def make_current(self, stage: str, folder: StageFolder) -> bool:
         """Points the stage's link to a result; True if it pointed elsewhere before."""

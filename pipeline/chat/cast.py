@@ -1,5 +1,6 @@
 """Who takes part in a conversation: the finished models of a run, found by their manifests alone, so that an edited recipe is no obstacle."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,9 +16,13 @@ class Cast:
 
     models: dict[str, Path]
     judges: dict[str, Path]
+    lacks: Callable[[str], str | None] = lambda name: None
+    """Why a name is no finished stage of the recipe, and what to do."""
 
     def model(self, name: str) -> str:
         """The name, if it is a model's. Raises RecipeError with those that are there."""
+        if name not in self.models and name not in self.judges and (lack := self.lacks(name)) is not None:
+            raise RecipeError(lack)
         if name not in self.models:
             what = (
                 "is a reward model, which judges and does not talk" if name in self.judges else "is no finished language model of this run"
@@ -26,11 +31,10 @@ class Cast:
         return name
 
 
-def cast(folder: Path) -> Cast:
+def cast(run: Run) -> Cast:
     """Everybody in a run. Raises RecipeError if nobody can talk yet."""
     found: dict[str, tuple[str, Artifact, Path]] = {}
-    run = Run(folder)
-    for link in sorted(entry.name for entry in folder.iterdir() if entry.is_symlink()):
+    for link in run.named():
         current = run.current(link)
         try:
             manifest = current.manifest() if current else None
@@ -41,5 +45,6 @@ def cast(folder: Path) -> Cast:
     ordered = sorted(found.items(), key=lambda item: item[1][0])
     kinds = {kind: {name: path for name, (_, says, path) in ordered if says.kind == kind} for kind in ("causal-lm", "reward-model")}
     if not kinds["causal-lm"]:
-        raise RecipeError(f"{folder} holds no finished language model yet; first: pipeline run {folder}")
-    return Cast(kinds["causal-lm"], kinds["reward-model"])
+        told = "".join(f"\n{run.lacks(name)}" for name in (run.own.replaced if run.own else ()))
+        raise RecipeError(f"{run.path} holds no finished language model yet; first: pipeline run {run.path}" if not told else told.strip())
+    return Cast(kinds["causal-lm"], kinds["reward-model"], run.lacks)

@@ -24,11 +24,14 @@ def main(arguments: list[str]) -> int:
     from pipeline.chat.cast import cast
     from pipeline.chat.partner import Partner
     from pipeline.chat.session import Session, drawing_of
-    from pipeline.target import run_folder
+    from pipeline.target import results, tell_others
     from stages.contract import Hardware
     from stages.core.dialogue import Opening
 
-    people = cast(run_folder(options.run, options.runs))
+    run = results(options.run, options.runs)
+    people = cast(run)
+    if not options.stage:
+        tell_others(run)
     stage = people.model(options.stage) if options.stage else list(people.models)[-1]
     given = {name: getattr(options, name) for name in ("temperature", "top_p", "top_k", "max_new_tokens", "seed")}
     drawing = drawing_of({name: value for name, value in given.items() if value is not None})
@@ -41,7 +44,7 @@ def main(arguments: list[str]) -> int:
 
 def _parser() -> Parser:
     parser = Parser("chat", SUMMARY)
-    parser.add_argument("run", metavar="RUN", help="a run's folder, or its recipe")
+    parser.add_argument("run", metavar="RUN", help="a recipe, for its own results; or a run's folder, for those it holds")
     parser.add_argument("stage", metavar="STAGE", nargs="?", help="whom to talk to (default: the model that was finished last)")
     parser.add_argument("--runs", metavar="DIR", default="runs", help="folder of all runs (default: runs)")
     parser.add_argument("--prompt", metavar="TEXT", action="append", help="say this and end; may be repeated, and may be a /command")

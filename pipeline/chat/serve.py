@@ -31,7 +31,7 @@ SUMMARY = "Serve a finished model of a run through an OpenAI-compatible endpoint
 def main(arguments: list[str]) -> int:
     """Serve a model until Ctrl-C."""
     parser = Parser("serve", SUMMARY)
-    parser.add_argument("run", metavar="RUN", help="a run's folder, or its recipe")
+    parser.add_argument("run", metavar="RUN", help="a recipe, for its own results; or a run's folder, for those it holds")
     parser.add_argument("stage", metavar="STAGE", nargs="?", help="whom to serve (default: the model that was finished last)")
     parser.add_argument("--runs", metavar="DIR", default="runs", help="folder of all runs (default: runs)")
     parser.add_argument(
@@ -43,9 +43,12 @@ def main(arguments: list[str]) -> int:
     )
     options = parser.read(arguments)
     from pipeline.chat.cast import cast
-    from pipeline.target import run_folder
+    from pipeline.target import results, tell_others
 
-    people = cast(run_folder(options.run, options.runs))
+    run = results(options.run, options.runs)
+    people = cast(run)
+    if not options.stage:
+        tell_others(run)
     stage = people.model(options.stage) if options.stage else list(people.models)[-1]
     folder = people.models[stage]
     _whole(folder, options.run, stage)

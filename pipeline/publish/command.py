@@ -3,14 +3,16 @@
 import argparse
 import json
 import sys
-from pathlib import Path
-from typing import Any, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 from pydantic import ValidationError
 
 from pipeline.arguments import Parser
 from pipeline.errors import RecipeError
 from pipeline.publishing import Layout, Publishing
+
+if TYPE_CHECKING:
+    from pipeline.store import Run
 
 DONE = 0
 SUMMARY = "Publish models of a run to the Hugging Face Hub: private unless you say otherwise, from checked files, with a card each."
@@ -22,12 +24,16 @@ def main(arguments: list[str]) -> int:
     import os
 
     from pipeline.publish import publish, secret_values
-    from pipeline.target import run_folder
+    from pipeline.target import results, tell_others
 
-    run = run_folder(options.run, options.runs)
+    run = results(options.run, options.runs)
+    how = asked(run, options)
+    if not how.stages:
+        tell_others(run)
     found = publish(
-        run,
-        asked(run, options),
+        run.path,
+        how,
+        own=run.own,
         dry_run=options.dry_run,
         secrets=secret_values(os.environ),
         say=lambda line: print(line, file=sys.stderr),
@@ -42,7 +48,7 @@ def _parser() -> Parser:
         "recipe's `publish:` says."
     )
     parser = Parser("publish", SUMMARY + about)
-    parser.add_argument("run", metavar="RUN", help="a run's folder, or its recipe")
+    parser.add_argument("run", metavar="RUN", help="a recipe, for its own results; or a run's folder, for those it holds")
     parser.add_argument("stages", metavar="STAGE", nargs="*", help="stages to publish (default: every model, reward model and tokenizer)")
     parser.add_argument("--runs", metavar="DIR", default="runs", help="folder of all runs (default: runs)")
     parser.add_argument("--owner", metavar="NAME", help="account or organisation (default: whose token it is)")
@@ -61,7 +67,7 @@ def _parser() -> Parser:
     return parser.json()
 
 
-def asked(run: Path, options: argparse.Namespace) -> Publishing:
+def asked(run: "Run", options: argparse.Namespace) -> Publishing:
     """What the recipe says, and the command line over it. Raises RecipeError if they do not go together."""
     given = {name: getattr(options, name) for name in Publishing.model_fields}
     typed = {name: tuple(value) if isinstance(value, list) else value for name, value in given.items() if value not in (None, [])}
@@ -71,16 +77,15 @@ def asked(run: Path, options: argparse.Namespace) -> Publishing:
         raise RecipeError("; ".join(str(one["msg"]).removeprefix("Value error, ") for one in error.errors())) from error
 
 
-def kept(run: Path) -> dict[str, Any] | None:
-    """The `publish:` of the recipe that a run was last started with. The rest of the recipe may ask for what is no longer there."""
+def kept(run: "Run") -> dict[str, Any] | None:
+    """The `publish:` of the recipe that is meant, or that a run was last started with. The rest of the recipe may ask for what is no longer there."""
     from pipeline import overrides
-    from pipeline.reading import read_recipe
-    from pipeline.store import read_json
+    from pipeline.reading import read_yaml
 
-    if not (run / "recipe.yaml").is_file():
+    if (noted := run.recipe()) is None:
         return None
-    _, document = read_recipe(run / "recipe.yaml", str(run / "recipe.yaml"))
-    overrides.apply(document, (read_json(run / "overrides.json") or {}).get("overrides", ()))
+    document = read_yaml(noted[0], str(run.path / "recipe.yaml"))
+    overrides.apply(document, noted[1])
     found = document.value.get("publish") if isinstance(document.value, dict) else None
     return dict(found) if isinstance(found, dict) else None
 

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.publish.finished import Finished, evaluations
-from pipeline.store import read_json
 
 HUB = "hub:"
 HELD_OUT = re.compile(r"held_out_|validation_|accuracy(_|$)|(perplexity|bits_per_byte|bytes_per_token)$")
@@ -131,12 +130,8 @@ def energy(stage: Finished) -> str | None:
 
 def recipe_of(stage: Finished) -> str | None:
     """The recipe's text and the overrides that were given."""
-    file = stage.run.path / "recipe.yaml"
-    if not file.is_file():
-        return None
-    given = (read_json(stage.run.path / "overrides.json") or {}).get("overrides") or []
-    text = file.read_text(encoding="utf-8", errors="replace").rstrip()
-    return "\n".join([text, *(f"# with {override}" for override in given)])
+    noted = stage.run.recipe()
+    return None if noted is None else "\n".join([noted[0].rstrip(), *(f"# with {override}" for override in noted[1])])
 
 
 def without_places(value: Any, places: tuple[str, ...]) -> Any:

@@ -3,7 +3,6 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 from pipeline.artifacts import inspect
@@ -101,22 +100,22 @@ class Finished:
         return list(found.values())
 
 
-def finished(run: Path, stages: Iterable[str]) -> list[Finished]:
+def finished(run: Run, stages: Iterable[str]) -> list[Finished]:
     """The named stages' current results; every publishable one if none is named. Parents come before their children."""
-    if not run.is_dir():
-        raise ChoiceError(f"there is no run {run}{suggestion(run.name, [entry.name for entry in run.parent.glob('*') if entry.is_dir()])}")
-    here, wanted = Run(run), list(stages)
-    links = sorted(entry.name for entry in run.iterdir() if entry.is_symlink())
-    found = [one for name in wanted or links if (one := _current(here, name, links, named=bool(wanted))) is not None]
+    if not (path := run.path).is_dir():
+        raise ChoiceError(
+            f"there is no run {path}{suggestion(path.name, [entry.name for entry in path.parent.glob('*') if entry.is_dir()])}"
+        )
+    wanted, links = list(stages), run.named()
+    found = [one for name in wanted or links if (one := _current(run, name, links, named=bool(wanted))) is not None]
     if not found:
-        raise ChoiceError(f"{run}: no stage is done that could be published ({', '.join(PUBLISHABLE)})")
+        raise ChoiceError(f"{path}: no stage is done that could be published ({', '.join(PUBLISHABLE)})")
     return sorted({one.name: one for one in found}.values(), key=lambda one: (len(one.ancestors()), one.name))
 
 
 def evaluations(stage: Finished) -> list[Finished]:
     """Current reports of the run that judged exactly this result."""
-    links = sorted(entry.name for entry in stage.run.path.iterdir() if entry.is_symlink())
-    reports = [_opened(stage.run, name, folder) for name in links if (folder := stage.run.current(name)) is not None]
+    reports = [_opened(stage.run, name, folder) for name in stage.run.named() if (folder := stage.run.current(name)) is not None]
     return [
         one
         for one in reports
@@ -127,7 +126,9 @@ def evaluations(stage: Finished) -> list[Finished]:
 def _current(run: Run, name: str, links: list[str], *, named: bool) -> Finished | None:
     folder = run.current(name)
     if folder is None:
-        raise ChoiceError(f"{run.path}: no stage '{name}' is there (done: {', '.join(links) or 'none'}){suggestion(name, links)}")
+        raise ChoiceError(
+            run.lacks(name) or f"{run.path}: no stage '{name}' is there (done: {', '.join(links) or 'none'}){suggestion(name, links)}"
+        )
     stage = _opened(run, name, folder)
     if not named:
         return stage if stage and stage.artifact.kind in PUBLISHABLE else None

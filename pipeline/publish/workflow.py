@@ -23,7 +23,7 @@ from pipeline.publish.licences import check_licences
 from pipeline.publish.places import Place, places
 from pipeline.publish.remote import Remote
 from pipeline.publishing import MAIN, YOU, Publishing
-from pipeline.store import Run, now, read_json
+from pipeline.store import Own, Run, now, read_json
 from stages.core.files import write_json
 
 if TYPE_CHECKING:
@@ -73,6 +73,7 @@ def publish(
     run: Path,
     how: Publishing | None = None,
     *,
+    own: Own | None = None,
     dry_run: bool = False,
     secrets: Sequence[str] = (),
     say: Callable[[str], None] = lambda _: None,
@@ -80,7 +81,8 @@ def publish(
 ) -> list[Publication]:
     """Publish the current results of the named stages, or of all that can be, parents first.
 
-    The token comes from the Hub client's own places. `secrets` are values that must not leave this machine (`secret_values(os.environ)`).
+    `own` has the results of one recipe, where they are meant and not what the run's links point to. The token comes from the Hub client's own
+    places. `secrets` are values that must not leave this machine (`secret_values(os.environ)`).
     `say` gets a line for each thing that happens; `api` is another client than the one that the environment names.
 
     Raises:
@@ -88,7 +90,7 @@ def publish(
         StoreError: the run directory is damaged.
     """
     how = how or Publishing()
-    chosen = finished(run, how.stages)
+    chosen = finished(Run(run, own), how.stages)
     with _workplace(run) as folder:
         remote = None if dry_run else Remote(api, say)
         namespace = _namespace(how, remote)
@@ -97,7 +99,7 @@ def publish(
         links = {**_recorded(run, remote.endpoint if remote else None), **where}
         # All folders are made and searched before the first byte is sent.
         parcels = [_parcel(stage, folder, where[stage.fingerprint], links, how, notes, secrets) for stage in chosen]
-        index = _index(run, folder, parcels, links, how, secrets)
+        index = _index(chosen[0].run, folder, parcels, links, how, secrets)
         if remote is None:
             return [parcel.publication for parcel in parcels]
         done = [_send(remote, parcel, how) for parcel in parcels]
@@ -161,7 +163,7 @@ def _parcel(
 
 
 def _index(
-    run: Path, folder: Path, parcels: Sequence[Parcel], links: Mapping[str, Place], how: Publishing, secrets: Sequence[str]
+    run: Run, folder: Path, parcels: Sequence[Parcel], links: Mapping[str, Place], how: Publishing, secrets: Sequence[str]
 ) -> Path | None:
     """A folder with the page of the family, where one repository holds it all: of what is sent now, and what lies there already."""
     repository = parcels[0].place.repository

@@ -11,22 +11,25 @@ DONE = 0
 def report(arguments: list[str]) -> int:
     """Write one self-contained HTML page of a run."""
     parser = Parser("report", "Write one self-contained HTML page of a run: family tree, curves, samples, findings. Asks no network.")
-    parser.add_argument("run", metavar="RUN", help="a run's folder, such as runs/demo, or its recipe")
+    parser.add_argument(
+        "run", metavar="RUN", help="a recipe, for its own results; or a run's folder, such as runs/demo, for those it holds"
+    )
     parser.add_argument("--runs", metavar="DIR", default="runs", help="folder of all runs (default: runs)")
     parser.add_argument("--out", metavar="FILE", type=Path, help="where to write the page (default: RUN/report.html)")
     parser.add_argument("--watch", action="store_true", help="serve the page on this machine while the run goes on; Ctrl-C ends it")
     parser.add_argument("--port", type=int, default=0, help="port for --watch (default: a free one)")
     options = parser.json().read(arguments)
-    from pipeline.target import run_folder
+    from pipeline.target import results, tell_others
 
-    folder = run_folder(options.run, options.runs)
     if options.watch:
         from pipeline.report.watch import serve
 
-        return serve(folder, options.port)
+        return serve(results(options.run, options.runs).path, options.port)
     from pipeline.report.page import write_report
 
-    page = write_report(folder, options.out)
+    run = results(options.run, options.runs)
+    tell_others(run)
+    page = write_report(run.path, options.out, run.own)
     print(json.dumps({"page": str(page), "bytes": page.stat().st_size}) if options.json else page)
     return DONE
 
@@ -34,8 +37,8 @@ def report(arguments: list[str]) -> int:
 def compare(arguments: list[str]) -> int:
     """Show what differs between two runs: settings, data and results, stage by stage."""
     parser = Parser("compare", "Show what differs between two runs: settings, data and results, stage by stage.")
-    parser.add_argument("a", metavar="RUN_A", help="a run's folder, or its recipe")
-    parser.add_argument("b", metavar="RUN_B", help="another run's folder, or its recipe")
+    parser.add_argument("a", metavar="RUN_A", help="a recipe, for its own results; or a run's folder, for those it holds")
+    parser.add_argument("b", metavar="RUN_B", help="another one")
     parser.add_argument("--runs", metavar="DIR", default="runs", help="folder of all runs (default: runs)")
     parser.add_argument("--html", metavar="FILE", type=Path, help="write the comparison as a self-contained page")
     options = parser.json().read(arguments)
@@ -43,9 +46,12 @@ def compare(arguments: list[str]) -> int:
 
     from pipeline.report.compare import as_html, as_table
     from pipeline.report.compare import compare as compared
-    from pipeline.target import run_folder
+    from pipeline.target import results, tell_others
 
-    found = compared(run_folder(options.a, options.runs), run_folder(options.b, options.runs))
+    a, b = (results(name, options.runs) for name in (options.a, options.b))
+    for run in (a, b):
+        tell_others(run)
+    found = compared(a.path, b.path, (a.own, b.own))
     if options.html:
         options.html.parent.mkdir(parents=True, exist_ok=True)
         options.html.write_text(as_html(found), encoding="utf-8")

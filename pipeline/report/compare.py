@@ -11,6 +11,7 @@ from rich.text import Text
 from pipeline.report.catalogue import Better, meaning, parse, pretty
 from pipeline.report.page import page
 from pipeline.report.reading import Run, Stage, Tie, read_run
+from pipeline.store import Own
 
 CONTEXT = ("require",)
 """Settings that say whether, not what; they change no result."""
@@ -86,12 +87,16 @@ class Comparison:
         return told
 
 
-def compare(a: Path, b: Path) -> Comparison:
-    """Compare two run directories. Raises RecipeError where one is none."""
-    first, second = read_run(a), read_run(b)
+def compare(a: Path, b: Path, own: tuple[Own | None, Own | None] = (None, None)) -> Comparison:
+    """Compare two run directories, or what recipes mean in them. Raises RecipeError where one is none."""
+    first, second = read_run(a, own[0]), read_run(b, own[1])
     names = [stage.name for stage in first.stages] + [stage.name for stage in second.stages if first[stage.name] is None]
-    labels = (first.name, second.name) if first.name != second.name else (str(a), str(b))
+    labels = (first.name, second.name) if first.name != second.name else (_label(a, own[0]), _label(b, own[1]))
     return Comparison(*labels, list(_overall(first, second)), [_stage(name, first[name], second[name]) for name in names])
+
+
+def _label(folder: Path, own: Own | None) -> str:
+    return f"{folder}, by its recipe" if own else str(folder)
 
 
 def _overall(a: Run, b: Run) -> Iterator[Change]:

@@ -25,6 +25,7 @@ from pipeline.report.findings import findings
 from pipeline.report.on_the_way import Thread, threads
 from pipeline.report.outcome_plots import ways
 from pipeline.report.reading import Run, Stage, Tie, read_run
+from pipeline.store import Own
 
 SIZE_LIMIT = 3_000_000
 """Bytes of a page."""
@@ -45,9 +46,9 @@ HEADLINES = {
 """The number of a stage that stands in the family tree: the first that it has."""
 
 
-def write_report(folder: Path, out: Path | None = None) -> Path:
-    """Write the report of a run, by default beside its stages, and return where. Raises RecipeError if the folder is no run."""
-    page = render(read_run(folder))
+def write_report(folder: Path, out: Path | None = None, own: Own | None = None) -> Path:
+    """Write the report of a run, or of one recipe's own results in it, by default beside its stages, and return where. Raises RecipeError if the folder is no run."""
+    page = render(read_run(folder, own))
     target = out or folder / "report.html"
     target.parent.mkdir(parents=True, exist_ok=True)
     partial = target.with_name(target.name + ".partial")
@@ -267,21 +268,24 @@ def commands(run: Run, stage: Stage) -> list[tuple[str, str]]:
     """Commands to go on from a stage, with what each does. Relative paths only, so that a page can be passed on."""
     where = f"runs/{run.folder.resolve().name}"
     makes = stage.artifact.get("kind")
+    # The run's folder stands for what its links point to; another recipe's result is reached by its own folder alone.
+    linked = stage.folder is None or (run.folder / stage.name).resolve() == stage.folder.resolve()
+    place = stage.name if linked or stage.folder is None else stage.folder.name
     going = []
     if stage.state in ("failed", "interrupted"):
         going.append(("Go on where it stopped", f"pipeline run {where}"))
     if makes == "causal-lm":
         going += [
             ("Talk to it", f"pipeline chat {where} {stage.name}"),
-            ("Load it", f'AutoModelForCausalLM.from_pretrained("{where}/{stage.name}/artifact")'),
+            ("Load it", f'AutoModelForCausalLM.from_pretrained("{where}/{place}/artifact")'),
         ]
     if makes == "reward-model":
-        going.append(("Load it", f'AutoModelForSequenceClassification.from_pretrained("{where}/{stage.name}/artifact")'))
+        going.append(("Load it", f'AutoModelForSequenceClassification.from_pretrained("{where}/{place}/artifact")'))
     if makes in ("causal-lm", "reward-model"):
         going.append(("Publish it", f"pipeline publish {where} {stage.name} --dry-run"))
     if stage.state == "done":
         going.append(("Do it again", f"pipeline run {where} --redo {stage.name}"))
-    return going
+    return going if linked else [(what, how) for what, how in going if what == "Load it"]
 
 
 def _tree(run: Run, sizes: Sizes) -> tuple[Tree, Sequence[tuple[Box, Stage]]]:

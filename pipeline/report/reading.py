@@ -134,19 +134,20 @@ def load_json(path: Path) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
-def read_run(folder: Path) -> Run:
-    """Everything that the report tells of a run. Raises RecipeError if the folder holds no recipe and no stage."""
+def read_run(folder: Path, own: store.Own | None = None) -> Run:
+    """Everything that the report tells of a run; with `own`, of one recipe's results in it. Raises RecipeError if the folder holds no recipe and no stage."""
     if not folder.is_dir():
         raise RecipeError(f"{folder}: no such folder; a run directory is what `pipeline run` made, such as runs/demo.")
-    recipe = _text(folder / "recipe.yaml")
+    run = store.Run(folder, own)
+    recipe = own.text if own else _text(folder / "recipe.yaml")
     head = _yaml(recipe)
     written = _mapping(head.get("stages"))
-    names = list(written) + [name for name in sorted(_links(folder)) if name not in written]
+    names = list(written) + [name for name in _links(run) if name not in written]
     if not names:
         raise RecipeError(f"{folder}: neither recipe.yaml nor a stage's folder is here; name a run directory, such as runs/demo.")
-    held = lock.is_held(store.Run(folder).lock)
-    stages = tuple(_stage(folder, str(name), _mapping(written.get(name)), held=held) for name in names)
-    overrides = _overrides(folder)
+    held = lock.is_held(run.lock)
+    stages = tuple(_stage(run, str(name), _mapping(written.get(name)), held=held) for name in names)
+    overrides = own.overrides if own else _overrides(folder)
     seed = next((_number(text[5:]) for text in reversed(overrides) if text.startswith("seed=")), head.get("seed"))
     return Run(folder.resolve().name, folder, seed if isinstance(seed, int) else None, recipe, overrides, stages)
 
@@ -179,17 +180,19 @@ def _overrides(folder: Path) -> tuple[str, ...]:
     return tuple(str(item) for item in given) if isinstance(given, list) else ()
 
 
-def _links(folder: Path) -> list[str]:
+def _links(run: store.Run) -> list[str]:
     """Names of the stages that have a current result."""
-    return [path.name for path in folder.iterdir() if path.is_symlink() and (path / "job.json").exists()]
+    return [name for name in run.named() if (folder := run.current(name)) is not None and (folder.path / "job.json").exists()]
 
 
-def current_folder(run: Path, name: str) -> Path | None:
+def current_folder(run: store.Run, name: str) -> Path | None:
     """Folder of a stage's current result: where its link points, or else the newest folder of its name that was begun."""
-    current = store.Run(run).current(name)
+    current = run.current(name)
     if current is not None:
         return current.path
-    begun = [folder.path for folder in store.Run(run).folders() if _fingerprint(folder.path, name) and (folder.path / "job.json").exists()]
+    if run.own is not None:
+        return None
+    begun = [folder.path for folder in run.folders() if _fingerprint(folder.path, name) and (folder.path / "job.json").exists()]
     return max(begun, key=lambda path: (path / "job.json").stat().st_mtime, default=None)
 
 
@@ -198,7 +201,7 @@ def _fingerprint(folder: Path, name: str) -> str:
     return tail if folder.name != tail and re.fullmatch(r"[0-9a-f]{8,64}(\.\d+)?", tail) else ""  # `.1` was set aside by a rerun
 
 
-def _stage(run: Path, name: str, written: dict[str, Any], *, held: bool) -> Stage:
+def _stage(run: store.Run, name: str, written: dict[str, Any], *, held: bool) -> Stage:
     kind = str(written.get("kind", ""))
     folder = current_folder(run, name)
     if folder is None:
@@ -207,7 +210,7 @@ def _stage(run: Path, name: str, written: dict[str, Any], *, held: bool) -> Stag
     attempts = tuple(_attempts(folder))
     around = _mapping(manifest.get("surroundings")) or (load_json(folder / f"attempts/{attempts[-1].number}/env.json") if attempts else {})
     curves = read_curves(folder / "metrics.jsonl")
-    others = (_fingerprint(path, name) for path in sorted(run.glob(f"{name}-*")) if path.name != folder.name)
+    others = (_fingerprint(path, name) for path in sorted(run.path.glob(f"{name}-*")) if path.name != folder.name)
     files, size = _files(manifest, folder)
     settings = _mapping(job.get("config")) or written
     return Stage(

@@ -78,8 +78,8 @@ def test_a_signal_stops_the_stage_after_a_checkpoint_and_the_same_command_goes_o
     output, _ = process.communicate(timeout=PATIENCE)
     assert process.returncode == INTERRUPTED
     assert "stopped at base; to go on: pipeline run chain.yaml" in output
-    folder = workshop.folder("base").path
-    assert json.loads((folder / "attempts/1/exit.json").read_text())["how"] == "was interrupted after a checkpoint"
+    folder, asked = workshop.folder("base").path, "Ctrl-C" if number == signal.SIGINT else number.name
+    assert json.loads((folder / "attempts/1/exit.json").read_text())["how"] == f"was stopped by {asked}, after a checkpoint"
     assert not is_held(workshop.run.lock)
     (folder / "go").touch()
     assert workshop.carry_out("--only", "base", "stages.base.behaviour=wait") == DONE
@@ -110,6 +110,8 @@ def test_a_second_signal_ends_a_stage_that_does_not_listen(workshop: Workshop, s
     process.communicate(timeout=PATIENCE)
     assert process.returncode == INTERRUPTED
     assert not alive(stage)
+    [ended] = [attempt.exit for attempt in workshop.folder("base").attempts()]
+    assert (ended or {})["how"] == "was stopped by Ctrl-C, without a new checkpoint", "and not by a signal that nobody sent"
 
 
 def test_a_schedulers_warning_asks_once_however_often_it_comes(workshop: Workshop, start: Callable[..., subprocess.Popen[str]]):

@@ -12,6 +12,7 @@ from pipeline.chat.cast import cast
 from pipeline.chat.command import _answer
 from pipeline.errors import RecipeError
 from pipeline.export import main as export
+from pipeline.store import Run
 from stages.core.dialogue import Ask, Piece, Said
 from tests.pipeline.chat import tiny_run
 
@@ -47,7 +48,7 @@ def test_lines_of_a_pipe_are_answered_one_after_the_other(run: Path) -> None:
 
 
 def test_everybody_in_a_run_is_found_in_the_order_of_the_family(run: Path) -> None:
-    people = cast(run)
+    people = cast(Run(run))
     assert (list(people.models), list(people.judges)) == (["base", "policy"], ["judge"])
     with pytest.raises(RecipeError, match="did you mean 'policy'"):
         people.model("polcy")
@@ -55,7 +56,7 @@ def test_everybody_in_a_run_is_found_in_the_order_of_the_family(run: Path) -> No
 
 def test_a_run_without_a_model_says_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match="no finished language model yet; first: pipeline run"):
-        cast(tmp_path)
+        cast(Run(tmp_path))
 
 
 def test_talking_imports_no_torch() -> None:

@@ -269,7 +269,7 @@ def test_an_input_from_outside_the_run_is_named_without_its_folder(run: Path) ->
     ],
 )
 def test_energy_is_estimated_from_hours_and_what_they_were_spent_on(run: Path, noted: dict[str, Any], says: str) -> None:
-    [chat] = finished(run, ["chat"])
+    [chat] = finished(Run(run), ["chat"])
     manifest = {**chat.manifest, "surroundings": noted}  # the stage took 360 seconds
     assert says in str(facts.energy(replace(chat, manifest=manifest)))
     assert "energy: at most about 2 Wh" in publish(run, ["chat"], dry_run=True)[0].card

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from pipeline.publish.command import main
+from pipeline.publish.errors import PublishError
 from tests.hub.fixtures import READER, TOKEN
 from tests.hub.server import Server
 
@@ -91,9 +92,9 @@ def test_a_dry_run_lists_files_and_card(run: Path, capsys: pytest.CaptureFixture
         assert part in shown
 
 
-def test_a_run_may_be_named_by_its_recipe(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main([str(run / "recipe.yaml"), "words", "--runs", str(run.parent), "--dry-run", "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)[0]["repository"] == "your-account/demo-words"
+def test_a_recipe_publishes_its_own_stages_and_no_others_of_its_run(run: Path) -> None:
+    with pytest.raises(PublishError, match=r"the recipe has no stage 'words' \(stages: world\).*; what else .* name .*/demo instead"):
+        main([str(run / "recipe.yaml"), "words", "--runs", str(run.parent), "--dry-run"])
 
 
 @pytest.mark.parametrize("module", ["pipeline.publish", "pipeline.publish.card, pipeline.publish.remote; pipeline.publish.remote.Remote()"])

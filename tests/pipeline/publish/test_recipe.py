@@ -46,7 +46,7 @@ def test_a_publication_that_fails_leaves_the_run_done_and_says_how_to_go_on(
     monkeypatch.setattr(publishing, "publish", Recorder("the Hub answered 503"))
     workshop.write(CHAIN + "publish: {owner: me}\n")
     assert workshop.carry_out() == 1
-    assert "the Hub answered 503\nthe run is done and stays; to publish it: pipeline publish chain.yaml" in capsys.readouterr().err
+    assert "the Hub answered 503\nthe run is done and stays; to publish it: pipeline publish runs/chain" in capsys.readouterr().err
     assert set(workshop.actions().values()) == {"skip"}
     assert workshop.carry_out("publish=null") == 0, "one word takes it back"
 

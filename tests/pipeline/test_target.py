@@ -1,0 +1,140 @@
+"""What a command takes: a recipe means its own results, a run's folder what its links point to. And where a run is looked for."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from pipeline.chat.cast import cast
+from pipeline.errors import RecipeError
+from pipeline.publish.command import kept
+from pipeline.publish.errors import ChoiceError
+from pipeline.publish.facts import recipe_of
+from pipeline.publish.finished import finished
+from pipeline.report.reading import read_run
+from pipeline.store import Run
+from pipeline.target import results, tell_others
+from stages.contract import DONE, WRONG_INPUT
+from tests.pipeline.conftest import CHAIN, Workshop
+
+Output = pytest.CaptureFixture[str]
+OTHER = "stages.chat.steps=3"
+
+
+@pytest.fixture
+def overridden(workshop: Workshop) -> Workshop:
+    """A whole run of the recipe, then one whose `chat` and `exam` were made with another setting."""
+    assert workshop.carry_out() == DONE
+    assert workshop.carry_out(OTHER) == DONE
+    return workshop
+
+
+@pytest.fixture
+def only_overridden(workshop: Workshop) -> Workshop:
+    """A run that was only ever made with another setting."""
+    assert workshop.carry_out(OTHER) == DONE
+    return workshop
+
+
+def test_a_recipe_means_its_own_results_although_the_run_was_last_made_with_others(overridden: Workshop):
+    own, linked = overridden.folder("chat"), overridden.folder("chat", OTHER)
+    run = results("chain.yaml", "runs")
+    assert cast(run).models["chat"] == own.artifact.resolve()
+    assert {one.name: one.folder.path.name for one in finished(run, ())}["chat"] == own.path.name
+    assert read_run(run.path, run.own)["chat"].fingerprint == own.path.name.removeprefix("chat-")  # type: ignore[union-attr]
+    assert read_run(run.path, run.own).overrides == ()
+    folder = results("runs/chain", "runs")
+    assert cast(folder).models["chat"] == linked.artifact.resolve(), "the folder still means what its links point to"
+    assert read_run(folder.path)["chat"].fingerprint == linked.path.name.removeprefix("chat-")  # type: ignore[union-attr]
+
+
+def test_a_card_shows_the_recipe_that_is_meant(overridden: Workshop):
+    def told(target: str) -> str | None:
+        return recipe_of(finished(results(target, "runs"), ["chat"])[0])
+
+    assert told("chain.yaml") == CHAIN.rstrip()
+    assert told("runs/chain") == f"{CHAIN.rstrip()}\n# with {OTHER}"
+
+
+def test_publishing_a_recipe_goes_by_its_own_settings(only_overridden: Workshop):
+    only_overridden.write(CHAIN + "publish: {owner: later}\n")
+    assert kept(results("chain.yaml", "runs")) == {"owner": "later"}
+    assert kept(results("runs/chain", "runs")) is None, "the run began before that line was written"
+
+
+def test_what_only_other_settings_made_is_refused_with_both_ways_on(only_overridden: Workshop, capsys: Output):
+    run = results("chain.yaml", "runs")
+    says = (
+        "runs/chain/chat is not what chain.yaml asks for (steps 3 -> 4); to make that: pipeline run chain.yaml; "
+        "to take the one that is there, name runs/chain instead of the recipe"
+    )
+    with pytest.raises(RecipeError) as refused:
+        cast(run).model("chat")
+    assert str(refused.value) == says
+    with pytest.raises(ChoiceError) as unpublished:
+        finished(run, ["chat"])
+    assert str(unpublished.value) == says
+    assert only_overridden.call("export", "chain.yaml", "chat") == WRONG_INPUT
+    assert capsys.readouterr().err == f"{says}\n"
+    assert list(cast(run).models) == ["base"], "and nobody is given it unasked"
+    tell_others(run)
+    assert capsys.readouterr().err.splitlines()[0] == f"note: {says}"
+
+
+def test_a_stage_that_was_never_made_says_why_and_how(workshop: Workshop):
+    workshop.carry_out("--until", "base")
+    with pytest.raises(
+        RecipeError, match=r"stage 'chat' of chain\.yaml is not done \(not done yet\); to make it: pipeline run chain\.yaml"
+    ):
+        cast(results("chain.yaml", "runs")).model("chat")
+
+
+def test_a_recipe_whose_data_are_gone_points_to_the_folder(workshop: Workshop):
+    workshop.carry_out()
+    (workshop.root / "chats.jsonl").unlink()
+    with pytest.raises(RecipeError, match="name runs/chain instead of the recipe"):
+        results("chain.yaml", "runs")
+    assert list(cast(results("runs/chain", "runs")).models) == ["base", "chat"]
+
+
+def test_the_last_line_names_the_settings_that_the_run_had(workshop: Workshop, capsys: Output):
+    workshop.call("run", "chain.yaml", OTHER, "--runs", "elsewhere")
+    assert capsys.readouterr().out.endswith(f"next: pipeline status chain.yaml {OTHER} --runs elsewhere\n")
+    assert workshop.call("status", "chain.yaml", OTHER, "--runs", "elsewhere") == DONE
+    assert "to go on" not in capsys.readouterr().out, "all is done, seen with these settings"
+
+
+def test_from_another_folder_it_says_where_it_looked_and_where_the_run_is(workshop: Workshop, capsys: Output):
+    workshop.carry_out("--until", "base")
+    (workshop.root / "notes").mkdir()
+    workshop.monkeypatch.chdir(workshop.root / "notes")
+    capsys.readouterr()
+    assert workshop.call("status", "../chain.yaml") == DONE
+    said = capsys.readouterr().out.splitlines()
+    assert said[0] == "chain  has not run: there is no runs/chain; a run of it lies in ../runs/chain: name that folder, or work in .."
+    assert said[-1] == "to begin: pipeline run ../chain.yaml"
+    assert workshop.call("chat", "../chain.yaml") == WRONG_INPUT
+    assert "a run of it lies in ../runs/chain" in capsys.readouterr().err
+    workshop.call("run", "../chain.yaml", "--until", "rows")
+    assert "note: this run begins in runs/chain; a run of it lies in ../runs/chain" in capsys.readouterr().err
+
+
+def test_a_run_of_the_same_name_from_another_recipe_is_no_run_of_it(workshop: Workshop, capsys: Output):
+    workshop.carry_out("--until", "base")
+    (workshop.root / "notes").mkdir()
+    (workshop.root / "notes" / "chain.yaml").write_text(CHAIN.replace("chats.jsonl", "../chats.jsonl"))
+    workshop.monkeypatch.chdir(workshop.root / "notes")
+    workshop.call("status", "chain.yaml")
+    assert "a run of it" not in capsys.readouterr().out
+
+
+def test_status_says_how_to_go_on_until_nothing_is_left(workshop: Workshop, capsys: Output):
+    workshop.carry_out("--until", "base")
+    capsys.readouterr()
+    workshop.call("status", "runs/chain")
+    assert capsys.readouterr().out.endswith("to go on: pipeline run runs/chain\n")
+    workshop.carry_out()
+    capsys.readouterr()
+    workshop.call("status", "chain.yaml")
+    assert "pipeline run" not in capsys.readouterr().out
+    assert json.loads((Run(Path("runs/chain")).path / "overrides.json").read_text())["overrides"] == []
