@@ -1,17 +1,21 @@
 """Adapters on their way through a recipe: what each model brings along unmerged, and which stages that makes impossible."""
 
+import json
 from collections.abc import Mapping
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from data.errors import DataError
 from pipeline.artifacts import inspect
 from pipeline.errors import Problem
 from stages.adapters.bases import base_of
 from stages.adapters.combinations import Carried, complaint
-from stages.adapters.config import QLora, settings_of
+from stages.adapters.config import LowRank, QLora, settings_of
+from stages.adapters.layers import Decoder, name_problems
 from stages.contract import Adapters
+from stages.core.config import Llama
 
 if TYPE_CHECKING:
     from pipeline.recipe import Recipe
@@ -36,6 +40,39 @@ def adapter_problems(recipe: "Recipe", fetched: Mapping[str, Path] = NONE) -> li
             problems.append(recipe.problem(name, *told))
         left[name] = situation.carried.then(situation.own)
     return problems
+
+
+def target_problems(recipe: "Recipe") -> list[Problem]:
+    """Layers that adapters name and that their model does not have, where the recipe or a folder tells of which kind it is."""
+    problems: list[Problem] = []
+    decoders: dict[str, Decoder] = {}
+    for name, config in recipe.stages.items():
+        begins = next((ref for ref in recipe.references.get(name, []) if ref.field == "model"), None)
+        own, model = getattr(config, "adapter", None), _decoder(recipe, getattr(config, "model", None), begins, decoders)
+        if model is None:
+            continue
+        decoders[name] = model
+        if isinstance(own, LowRank):
+            head = "score" if config.makes == "reward-model" else "lm_head"
+            told = name_problems(own, replace(model, head=head))
+            problems += [recipe.problem(name, f"adapter.{field}", text) for field, text in told]
+    return problems
+
+
+def _decoder(recipe: "Recipe", written: Any, begins: "Reference | None", decoders: Mapping[str, Decoder]) -> Decoder | None:
+    if isinstance(written, Llama):
+        return Decoder(written.layers, written.tied_embeddings)
+    if begins is None or begins.form == "hub":
+        return None
+    return decoders.get(begins.value) if begins.form == "stage" else _in_folder((recipe.root / begins.value) / "config.json")
+
+
+def _in_folder(file: Path) -> Decoder | None:
+    try:
+        says = json.loads(file.read_bytes())
+        return Decoder(int(says["num_hidden_layers"]), bool(says.get("tie_word_embeddings"))) if says["model_type"] == "llama" else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def base_problems(recipe: "Recipe", fetched: Mapping[str, Path] = NONE, *, here: bool = True) -> list[Problem]:

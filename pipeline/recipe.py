@@ -14,9 +14,10 @@ from pydantic import Field, ValidationError
 
 from data.config import Spec
 from pipeline import overrides
-from pipeline.adapters import adapter_problems
+from pipeline.adapters import adapter_problems, target_problems
 from pipeline.complaints import complaints, shown
 from pipeline.errors import Problem, RecipeError, suggestion
+from pipeline.gates import gate_problems
 from pipeline.hardware import hardware_problems, placed
 from pipeline.publishing import PUBLISHABLE, Publishing
 from pipeline.reading import Document, dotted, read_recipe
@@ -140,6 +141,7 @@ def read(file: Path, given: Sequence[str] = (), *, root: Path | None = None) -> 
         overrides=tuple(given),
         document=document,
     )
+    problems += gate_problems(recipe) + target_problems(recipe)
     return recipe, problems or adapter_problems(recipe) + _trusted(recipe)
 
 

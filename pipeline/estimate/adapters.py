@@ -4,8 +4,9 @@ import re
 from collections.abc import Iterator
 
 from pipeline.errors import RecipeError
-from pipeline.estimate.shapes import ATTENTION, MLP, Head, Matrix, Shape
+from pipeline.estimate.shapes import Head, Matrix, Shape
 from stages.adapters.config import IA3, AdapterSpec, LowRank, Prefix, Prompt, PTuning
+from stages.adapters.layers import ATTENTION, MLP
 
 
 def trainable(adapter: AdapterSpec, shape: Shape, head: Head = "words") -> int:

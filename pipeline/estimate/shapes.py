@@ -11,8 +11,6 @@ from stages.core.config import Llama
 
 Head = Literal["words", "score", "value"]
 """What stands on the decoder: logits of the next token, a score without bias, or a value with one."""
-ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
-MLP = ("gate_proj", "up_proj", "down_proj")
 
 
 @dataclass(frozen=True)

@@ -1,14 +1,13 @@
 """Adapters put onto models through peft, each under a name of its own, so that several can share one base."""
 
-import re
 from collections.abc import Sequence
-from difflib import get_close_matches
 from typing import Any, Literal
 
 import torch
 
 from data.errors import DataError
 from stages.adapters.config import IA3, AdapterSpec, LowRank, Prefix, Prompt, PTuning
+from stages.adapters.layers import is_tied, matching, no_layer, no_match
 from stages.contract import StageError
 from stages.core.seeds import seed_for
 
@@ -125,9 +124,7 @@ def kept_layers(model: Any, names: Sequence[str]) -> tuple[list[str], bool]:
     known = _last_names(model)
     for name in names:
         if name not in known:
-            raise StageError(
-                f"adapter.modules_to_save: the model has no layer '{name}'{_nearest(name, known)} (it has {', '.join(sorted(known - {''}))})"
-            )
+            raise StageError(f"adapter.modules_to_save: {no_layer(name, known, known - {''})}")
     tied = tied_layers(model) & set(names)
     embedding = [_name_of(model, model.get_input_embeddings())] if tied else []
     # Whole names: peft takes every layer whose name only ends in what it is given, as input_layernorm does in norm.
@@ -159,27 +156,20 @@ def target_modules(model: Any, targets: str | tuple[str, ...]) -> list[str]:
     if targets == "attention":
         return sorted(last for last, name in linear.items() if "attn" in name or "attention" in name)
     if isinstance(targets, str):
-        return _matching(model, targets.removeprefix("regex:"))
+        return _matching(model, targets)
     known = _last_names(model)
     for target in targets:
         if target not in known:
-            raise StageError(
-                f"adapter.targets: the model has no layer '{target}'{_nearest(target, known)} (linear layers: {', '.join(sorted(linear))})"
-            )
+            raise StageError(f"adapter.targets: {no_layer(target, known, linear)}")
     _refuse_tied(model, targets, "targets")
     return sorted(targets)
 
 
-def _nearest(name: str, known: set[str]) -> str:
-    near = get_close_matches(name, known, n=1)
-    return f"; did you mean {near[0]!r}?" if near else ""
-
-
-def _matching(model: Any, pattern: str) -> list[str]:
+def _matching(model: Any, targets: str) -> list[str]:
     names = _names(model, torch.nn.Linear, torch.nn.Embedding)
-    found = [name for name in names if re.fullmatch(pattern, name)]
+    found = matching(targets, names)
     if not found:
-        raise StageError(f"adapter.targets: no layer's whole name matches '{pattern}' (names are like {', '.join(names[1:4])})")
+        raise StageError(f"adapter.targets: {no_match(targets, names)}")
     _refuse_tied(model, {name.rsplit(".", 1)[-1] for name in found}, "targets")
     return found
 
@@ -195,10 +185,7 @@ def _refuse_tied(model: Any, names: Any, field: str) -> None:
     """Where one matrix is both embedding and head, an adapter on one of the two would merge into both."""
     tied = sorted(tied_layers(model) & set(names))
     if tied:
-        raise StageError(
-            f"adapter.{field}: '{tied[0]}' shares its weights with another layer, so that an adapter on it would merge wrongly; "
-            f"name it in modules_to_save, which trains it as a whole, leave it out, or pretrain with model.tied_embeddings: false"
-        )
+        raise StageError(f"adapter.{field}: {is_tied(tied[0])}")
 
 
 def _begin_as(model: Any, name: str, text: str, tokenizer: Any) -> None:

@@ -31,6 +31,9 @@ class Arithmetic(StageConfig):
     exam: int = Field(480, gt=1)
     """Word problems to measure on, every other one on a new sum."""
 
+    def measures(self) -> tuple[str, ...]:
+        return ("rows",)
+
     @model_validator(mode="after")
     def _has_numbers(self) -> Self:
         if self.smallest >= self.largest:

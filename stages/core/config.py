@@ -40,6 +40,10 @@ def check_new_tokens_learn(tokenizer: str | None, adapter: Spec | None) -> None:
         )
 
 
+TRAINED = ("start_distance", "skipped_batches", "roll_backs")
+"""Numbers that every stage may report that trains a model."""
+
+
 class Bound(Spec):
     """Limits that a metric must keep."""
 
@@ -98,6 +102,10 @@ class StageConfig(Spec):
         `records` and `characters` are those of the training data; infinite where they are not known.
         """
         return None
+
+    def measures(self) -> tuple[str, ...]:
+        """Names of all numbers that the stage may report, which `require` can ask for; `*` stands for any rest. Empty where nobody has said."""
+        return ()
 
     def impossible(self, hardware: Hardware) -> tuple[str, str] | None:
         """A field that would be computed wrongly with this hardware, and what to do about it."""

@@ -20,3 +20,6 @@ class Corpus(StageConfig, Cleaning):
     """Exams and held-out sets that must not be trained on: documents that share `overlap` words in a row with one are removed."""
     processes: Annotated[int | None, Field(gt=0), Context()] = None
     """Processes that clean; one a core if left out. The result does not depend on it."""
+
+    def measures(self) -> tuple[str, ...]:
+        return ("documents", "characters", "documents_read", "kept")

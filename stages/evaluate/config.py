@@ -1,6 +1,7 @@
 """Settings of the evaluation stage. Torch-free."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from pathlib import PurePath
 from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
@@ -9,6 +10,15 @@ from data.config import Source, Spec, Wants
 from data.extent import Extent
 from stages.core.config import ModelRef, Rewarded, RewardPart, RuleName, Sampling, Sources, references_told
 from stages.core.workload import Player, Workload
+
+
+def called(references: Sequence[str]) -> list[str]:
+    """Names of models in the report: that of a stage, or the last part of a folder's or a repository's; numbered where it is taken."""
+    names: list[str] = []
+    for reference in references:
+        plain = PurePath(reference.removeprefix("hub:").partition("@")[0]).name
+        names.append(plain if plain not in names else f"{plain}_{len(names) + 1}")
+    return names
 
 
 class Task(Spec):
@@ -54,6 +64,12 @@ class Evaluate(Rewarded):
         )
         answer = self.sampling.max_new_tokens if self.tasks else 0
         return Workload((*family, *self.judges()), "answers", apart=True, answer=answer)
+
+    def measures(self) -> tuple[str, ...]:
+        """`model.quantity`, and `model.task.quantity` where there are several tasks: what a rule tells, and of which groups, is not known before."""
+        names = called([*self.models, *([self.baseline] if self.baseline else [])])
+        best = (f"best_of_{self.best_of}.*",) if self.best_of > 1 and self.rewards else ()
+        return (*(f"{name}.*" for name in names), *best)
 
     def too_long(self, contexts: Mapping[str, int | None]) -> tuple[str, str] | None:
         return self.sampling.too_long(self._answering(contexts) if self.tasks else {})

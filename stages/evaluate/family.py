@@ -19,7 +19,7 @@ from stages.core.rows import PackedRows
 from stages.core.statistics import Floats
 from stages.core.text import text_documents
 from stages.core.training import AUTO_TOKENS
-from stages.evaluate.config import Evaluate
+from stages.evaluate.config import Evaluate, called
 from stages.evaluate.exam import Exam, Paper, sit
 
 
@@ -40,20 +40,13 @@ class Member:
 
 def members(job: Job, config: Evaluate) -> tuple[list[Member], Member]:
     """The models of the recipe in their order, and the baseline, which joins them in front if it is none of them."""
-    family: list[Member] = []
-    for number, reference in enumerate(config.models):
-        family.append(Member(_name(reference, [member.name for member in family]), job.inputs[f"models.{number}"].path))
+    family = [Member(name, job.inputs[f"models.{number}"].path) for number, name in enumerate(called(config.models))]
     if config.baseline is None:
         return family, family[-2] if len(family) > 1 else family[0]
     path = job.inputs["baseline"].path
     known = next((member for member in family if member.path == path), None)
-    baseline = known or Member(_name(config.baseline, [member.name for member in family]), path)
+    baseline = known or Member(called([*config.models, config.baseline])[-1], path)
     return ([] if known else [baseline]) + family, baseline
-
-
-def _name(reference: str, taken: Sequence[str]) -> str:
-    plain = Path(reference.removeprefix("hub:").partition("@")[0]).name
-    return plain if plain not in taken else f"{plain}_{len(taken) + 1}"
 
 
 def examine(member: Member, exams: Sequence[Exam], texts: Sequence[Text], config: Evaluate, hardware: Hardware, samples: int) -> None:

@@ -10,8 +10,17 @@ from data.config import Context, Source, Spec, Takes, Wants
 from stages.adapters.combinations import Carried, Situation
 from stages.adapters.config import Adapter
 from stages.contract import Hardware
-from stages.core.config import ModelRef, Optimizer, Rewarded, RewardPart, Sampling, Sources
+from stages.core.config import TRAINED, ModelRef, Optimizer, Rewarded, RewardPart, Sampling, Sources
 from stages.core.workload import Player, Workload
+
+ROLLED_OUT = (
+    *("reward", "reward_std", "reward_clipped", "kl", "kl_k2", "kl_k3", "length", "eos_rate", "entropy"),
+    *("policy_loss", "clip_fraction", "approximate_kl", "mix_loss", "policy_grad_norm", "ratio_max", "ratio_min", "first_ratio_error"),
+    *("value_loss", "value_clip_fraction", "critic_grad_norm", "explained_variance", "advantage_std", "value_mean"),
+    *("sampler_difference", "sampler_kl", "importance_mean", "importance_max", "importance_capped"),
+    *("coefficient", "learning_rate", "update_stopped", "tokens_per_second"),
+)
+"""Means over the last rollouts; `reward_PART` comes from `rewards`, and of held-out prompts there is what there is of answers."""
 
 
 class KL(Spec):
@@ -136,6 +145,9 @@ class PPO(Rewarded):
     """What follows a sign of trouble (negative KL, KL explosion, entropy collapse, equal rewards, rewards at their clip, answers that never end...): a note, or the end."""
     samples: int = Field(8, ge=0)
     """Held-out prompts, always the same, whose answers every evaluation writes to `samples.jsonl`."""
+
+    def measures(self) -> tuple[str, ...]:
+        return (*ROLLED_OUT, "reward_*", "held_out_reward", "held_out_kl", "held_out_length", "held_out_eos_rate", "held_out_*", *TRAINED)
 
     def situation(self, carried: Mapping[str, Carried], *, checkpointing: bool) -> Situation | None:
         found = super().situation(carried, checkpointing=checkpointing)

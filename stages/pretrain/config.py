@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 from data.config import Context, Source, Wants
 from stages.adapters.config import Adapter
 from stages.core.config import (
+    TRAINED,
     Llama,
     ModelRef,
     Optimizer,
@@ -53,6 +54,9 @@ class Pretrain(StageConfig):
     """Train an adapter instead of all weights."""
     samples: Annotated[int, Context()] = Field(4, ge=0)
     """Held-out texts that the model goes on with, always the same, at the start and after each quarter of the way: in `samples.jsonl` and for trackers."""
+
+    def measures(self) -> tuple[str, ...]:
+        return ("validation_loss", "perplexity", "bits_per_byte", "perplexity_floor", "bigram_perplexity", *TRAINED)
 
     def context_left(self, contexts: Mapping[str, int | None]) -> int | None:
         return self.model.context if isinstance(self.model, Llama) else super().context_left(contexts)

@@ -8,8 +8,14 @@ from pydantic import Field
 from data.config import Source, Wants
 from data.extent import Extent
 from stages.adapters.config import Adapter
-from stages.core.config import ModelRef, Optimizer, Sources, StageConfig, some_of, steps_told
+from stages.core.config import TRAINED, ModelRef, Optimizer, Sources, StageConfig, some_of, steps_told
 from stages.core.workload import Player, Workload
+
+JUDGED = (
+    *("accuracy", "accuracy_low", "accuracy_high", "held_out_loss", "calibration_error", "reward_mean", "reward_std", "length_correlation"),
+    *("oracle_accuracy", "utility_agreement", "utility_correlation", "utility_slope", "length_baseline", "bag_of_words"),
+)
+"""What is measured on held-out pairs; `accuracy_GROUP` and `accuracy_source_NAME` come from the data."""
 
 
 class RewardOptimizer(Optimizer):
@@ -48,6 +54,9 @@ class Reward(StageConfig):
     optimizer: RewardOptimizer = RewardOptimizer()
     adapter: Adapter | None = None
     """Train an adapter and the score head instead of all weights."""
+
+    def measures(self) -> tuple[str, ...]:
+        return (*JUDGED, "accuracy_*", "probe_accuracy", "probe_lead", "probe_deviation", *TRAINED)
 
     def room(self, field: str, contexts: Mapping[str, int | None]) -> int | None:
         return self.max_tokens or contexts.get("model")

@@ -9,6 +9,7 @@ from data.config import Context, Source, Wants
 from stages.adapters.config import Adapter
 from stages.core.config import (
     CHARACTERS_PER_TOKEN,
+    TRAINED,
     ModelRef,
     Optimizer,
     Sources,
@@ -57,6 +58,9 @@ class SFT(StageConfig):
     """Train an adapter instead of all weights."""
     samples: Annotated[int, Context()] = Field(4, ge=0)
     """Held-out chats whose last answer the model gives, always the same, at the start and after each quarter of the way: in `samples.jsonl` and for trackers."""
+
+    def measures(self) -> tuple[str, ...]:
+        return ("validation_loss", "shuffled_prompt_loss", "mask_share", *TRAINED)
 
     def room(self, field: str, contexts: Mapping[str, int | None]) -> int | None:
         return self.max_tokens or contexts.get("model")

@@ -24,6 +24,9 @@ class Tokenizer(StageConfig):
     held_out: Annotated[float, Field(gt=0, lt=0.5)] = 0.02
     """Share of documents, chosen by content hash, kept from training to measure bytes per token."""
 
+    def measures(self) -> tuple[str, ...]:
+        return ("vocab_size", "bytes_per_token")
+
     def vocabulary(self, given: int | None) -> int | None:
         return given if self.existing is not None else self.vocab_size
 

@@ -24,6 +24,9 @@ class World(StageConfig):
     prompts: int | None = Field(None, gt=0)
     """Prompts for PPO."""
 
+    def measures(self) -> tuple[str, ...]:
+        return ("rows",)
+
     @model_validator(mode="after")
     def _fits(self) -> Self:
         if sizes := self.sizes():

@@ -11,7 +11,14 @@ from stages.registry import STAGES
 from tests.architecture.imports import ROOT, environment_reads, graph, imported, modules, reached
 
 SHARED = ("core", "adapters")
-ADAPTERS = {"stages.adapters", "stages.adapters.config", "stages.adapters.combinations", "stages.adapters.bases", "stages.adapters.tasks"}
+ADAPTERS = {
+    "stages.adapters",
+    "stages.adapters.config",
+    "stages.adapters.combinations",
+    "stages.adapters.bases",
+    "stages.adapters.layers",
+    "stages.adapters.tasks",
+}
 """Torch-free files of adapters, which the plan asks."""
 KINDS = sorted(folder.name for folder in (ROOT / "stages").iterdir() if folder.is_dir() and folder.name not in (*SHARED, "__pycache__"))
 PURE = ("stages.ppo.algorithm", "stages.core.losses", "data.packing", "data.columns", "data.formats")

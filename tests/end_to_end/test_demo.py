@@ -54,6 +54,20 @@ def test_every_artifact_gives_a_stranger_the_logits_it_gives_us(demo_run: Path, 
     torch.testing.assert_close(ours, torch.tensor(theirs["logits"], dtype=torch.float64), atol=1e-5, rtol=1e-5)
 
 
+def test_every_number_that_a_stage_reports_is_one_that_it_has_declared(demo_run: Path):
+    """A gate (`require`) is held against the declaration before a stage starts, and against the number after it."""
+    from fnmatch import fnmatchcase
+
+    from stages.registry import config_class
+
+    for folder in (link for link in demo_run.iterdir() if link.is_symlink()):
+        manifest, job = (json.loads((folder / f"{name}.json").read_text()) for name in ("manifest", "job"))
+        declared = config_class(manifest["kind"]).model_validate_json(json.dumps(job["config"])).measures()
+        assert [name for name in manifest["metrics"] if not any(fnmatchcase(name, pattern) for pattern in declared)] == [], folder.name
+        plain = {name for name in declared if "*" not in name} - {"skipped_batches", "roll_backs", "importance_capped"}
+        assert plain <= set(manifest["metrics"]) | {"start_distance"}, f"{folder.name} declares what it does not report"
+
+
 def test_a_finished_run_does_nothing_and_says_why(demo_run: Path):
     before = {path: path.stat().st_mtime_ns for path in demo_run.rglob("manifest.json")}
     again = pipeline("run", "recipes/demo.yaml", folder=demo_run.parents[1])

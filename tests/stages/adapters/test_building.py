@@ -40,7 +40,7 @@ def test_an_adapter_on_tied_embeddings_is_refused_and_on_untied_ones_not(llama):
 
 
 def test_an_unknown_target_names_what_there_is(llama):
-    with pytest.raises(StageError, match=r"no layer 'qproj'; did you mean '[qkv]_proj'\? \(linear layers: .*q_proj"):
+    with pytest.raises(StageError, match=r"no layer 'qproj'; did you mean '[qkv]_proj'\? \(layers: .*q_proj"):
         target_modules(llama(), ("qproj",))
 
 
