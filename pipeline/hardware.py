@@ -9,7 +9,7 @@ from typing import Any
 from pipeline.errors import Problem, suggestion
 from pipeline.nodes import Host, read_hosts
 from pipeline.reading import Document, dotted
-from stages.contract import Hardware
+from stages.contract import FP16_AND_ZERO, Hardware
 from stages.core.config import StageConfig
 
 DECIDED = {
@@ -70,6 +70,8 @@ def hardware_problems(hardware: Hardware, stages: dict[str, StageConfig], docume
 def _wrong(hardware: Hardware, root: Path) -> Iterator[tuple[tuple[str, ...], str]]:
     yield from _wrong_hosts(hardware, root)
     yield from _wrong_offload(hardware)
+    if hardware.precision == "fp16" and hardware.zero not in (0, "auto"):
+        yield ("precision",), FP16_AND_ZERO
     if hardware.kernels == "compile" and hardware.zero == 3:
         yield (
             ("kernels",),

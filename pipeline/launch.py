@@ -53,7 +53,13 @@ def _with_zero(hardware: Hardware, config: StageConfig) -> Hardware:
     if hardware.zero != "auto":
         return hardware
     sharded = hardware.model_copy(update={"zero": 2})
-    possible = world(hardware) > 1 and hardware.gpus and find_spec("deepspeed") and config.impossible(sharded) is None
+    possible = (
+        world(hardware) > 1
+        and hardware.gpus
+        and hardware.precision != "fp16"
+        and find_spec("deepspeed")
+        and config.impossible(sharded) is None
+    )
     return sharded if possible else hardware.model_copy(update={"zero": 0})
 
 

@@ -21,6 +21,12 @@ TOKENS = "tokens"
 STOP = "stop"
 """File in an attempt's folder by which a stage on several nodes is asked for a checkpoint: signals do not reach other machines."""
 
+FP16_AND_ZERO = (
+    "found fp16, which is not possible under ZeRO: DeepSpeed 0.19 clips gradients before it takes the loss scale off them, lets each process decide "
+    "by its own shard whether a step is left out, and keeps the scale in no checkpoint; set hardware.zero to 0, or hardware.precision to bf16 or fp32"
+)
+"""Read in its `runtime/zero/stage_1_and_2.py` and `stage3.py`."""
+
 
 class StageError(Exception):
     """The stage cannot go on; printed as one sentence, without a traceback. Exit code 1."""
@@ -80,8 +86,9 @@ class Hardware(Spec):
     """JSON file of DeepSpeed's own settings, for all that the recipe does not decide."""
     slurm: Slurm = Slurm()
     """What `pipeline run --slurm` asks for."""
-    precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """Arithmetic of the forward pass; `auto` is bf16 where the device does it fast, else fp32. Stored weights stay fp32 while training."""
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    """Arithmetic of the forward pass; `auto` is bf16 where the device does it fast, fp16 on a GPU that has fast fp16 alone (V100, T4; not under ZeRO),
+    else fp32. Stored weights stay fp32 while training; in fp16 losses are scaled."""
     kernels: Literal["plain", "compile", "liger"] = "plain"
     """`compile` has torch compile MLPs and norms; `liger` takes Liger's kernels for norms, rotary positions and MLPs (CUDA, package liger-kernel)."""
     micro_batch: Annotated[int, Field(gt=0)] | Literal["auto"] = "auto"

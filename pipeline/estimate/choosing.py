@@ -66,10 +66,10 @@ class Option:
         )
 
 
-def options(stage: Stage, config: StageConfig, hardware: Hardware, machine: Machine, compute: int) -> list[Option]:
+def options(stage: Stage, config: StageConfig, hardware: Hardware, machine: Machine) -> list[Option]:
     """For each ZeRO level and offload that the recipe leaves open the cheapest variant that fits, or else the smallest."""
     found = []
-    for base in _bases(stage, config, hardware, machine, compute):
+    for base in _bases(stage, config, hardware, machine):
         variants = [option_of(stage, config, setting, hardware, machine) for setting in _variants(stage, base, hardware)]
         good = [variant for variant in variants if variant.fits]
         found.append(min(good, key=lambda option: option.cost) if good else min(variants, key=lambda option: option.memory.total))
@@ -89,16 +89,17 @@ def processes(config: StageConfig, hardware: Hardware, machine: Machine) -> int:
     return machine.nodes * (machine.gpus or hardware.processes or 1)
 
 
-def _bases(stage: Stage, config: StageConfig, hardware: Hardware, machine: Machine, compute: int) -> Iterator[Setting]:
+def _bases(stage: Stage, config: StageConfig, hardware: Hardware, machine: Machine) -> Iterator[Setting]:
     count = processes(config, hardware, machine)
-    plain = Setting(count, checkpointing=hardware.gradient_checkpointing, compute=compute, device="cuda" if machine.gpus else "cpu")
+    plain = Setting(count, checkpointing=hardware.gradient_checkpointing, device="cuda" if machine.gpus else "cpu")
     if not (stage.trained and config.is_shared):
-        yield plain
+        yield replace(plain, compute=machine.arithmetic(hardware.precision, 0))
         return
     for zero in range(4) if hardware.zero == "auto" else [hardware.zero]:
         for least, optimizer, parameters in _places(hardware, machine):
             if zero >= least:
-                yield replace(plain, zero=zero, optimizer=optimizer, parameters=parameters)
+                compute = machine.arithmetic(hardware.precision, zero)
+                yield replace(plain, zero=zero, optimizer=optimizer, parameters=parameters, compute=compute)
 
 
 def _places(hardware: Hardware, machine: Machine) -> Sequence[tuple[int, Place, Place]]:
@@ -131,23 +132,25 @@ def option_of(stage: Stage, config: StageConfig, setting: Setting, hardware: Har
         wrong = "ZeRO-3 cannot shard a base of four bits"
     if setting.zero == 3 and hardware.kernels == "compile":
         wrong = "under ZeRO-3 nothing can be compiled"
+    if setting.zero and hardware.precision == "fp16":
+        wrong = "fp16 is not possible under ZeRO"
     return Option(setting, phase, memory, wrong is None and fits(memory, machine), wrong)
 
 
-def nearest(stage: Stage, config: StageConfig, models: Mapping[str, Model], hardware: Hardware, machine: Machine, compute: int) -> str:
+def nearest(stage: Stage, config: StageConfig, models: Mapping[str, Model], hardware: Hardware, machine: Machine) -> str:
     """What is near a stage that does not fit, and does: more nodes, an adapter, or a device with more memory."""
-    found = options(stage, config, hardware, machine, compute)
+    found = options(stage, config, hardware, machine)
     if wrong := next((option.impossible for option in found if option.impossible and fits(option.memory, machine)), None):
         return wrong
     for nodes in MORE_NODES if config.is_shared and machine.gpus else ():
         larger = replace(machine, nodes=machine.nodes * nodes)
-        if choose(options(stage, config, hardware, larger, compute)):
+        if choose(options(stage, config, hardware, larger)):
             return f"on {larger.nodes} nodes ({larger.nodes * larger.gpus} GPUs) it fits"
     for words, changed in _with_adapter(config):
         work = changed.workload()
         if work is not None:
             other = replace(stage, work=work, held=tuple(players(work, models)))
-            if (option := choose(options(other, changed, hardware, machine, compute))) is not None:
+            if (option := choose(options(other, changed, hardware, machine))) is not None:
                 return f"with {words} it fits: {option.label}, {option.memory.total / 1e9:.1f} GB"
     least = min(found, key=lambda option: option.memory.total)
     size = least.memory.total / (machine.usable / machine.memory) / 1e9

@@ -55,14 +55,6 @@ def estimate(plan: Plan, machine: Machine, only: Sequence[str] | None = None, *,
     return found
 
 
-def arithmetic(hardware: Hardware, machine: Machine) -> int:
-    """Bytes of the arithmetic: bf16 where the device does it fast, unless the recipe says which."""
-    if hardware.precision != "auto":
-        return 4 if hardware.precision == "fp32" else 2
-    fast = machine.gpu.bf16 is not None if machine.gpu else bool(machine.gpus)
-    return 2 if fast else 4
-
-
 def _estimated(
     plan: Plan,
     step: Step,
@@ -73,10 +65,9 @@ def _estimated(
     measured: Measured | str | None = None,
 ) -> Estimate:
     stage = Stage(step.name, step.kind, work, tuple(players(work, taken)), _data_tokens(plan, step, work))
-    compute = arithmetic(hardware, machine)
-    found = options(stage, step.config, hardware, machine, compute)
+    found = options(stage, step.config, hardware, machine)
     chosen = choose(found)
-    near = "" if chosen else nearest(stage, step.config, taken, hardware, machine, compute)
+    near = "" if chosen else nearest(stage, step.config, taken, hardware, machine)
     setting = (chosen or found[-1]).setting
     time = hours(stage, setting, machine) if chosen else None
     if isinstance(measured, Measured) and chosen and (known := _by_measure(stage, measured, setting.processes)) is not None:

@@ -31,6 +31,13 @@ class Machine:
         """Bytes of a device that a plan may use."""
         return self.memory * (1 - MARGIN) if self.gpus else float(self.memory)
 
+    def arithmetic(self, precision: str, zero: int) -> int:
+        """Bytes of a number in forward passes, as `stages.core.models.choose_precision` decides: under `auto` 16 bits where the device does bf16 fast, or
+        fp16 alone, which is not possible under ZeRO."""
+        if precision != "auto" or not self.gpus:
+            return 2 if precision in ("bf16", "fp16") else 4
+        return 4 if self.gpu is not None and self.gpu.bf16 is None and zero else 2
+
     @property
     def label(self) -> str:
         what = self.gpu.name if self.gpu else "GPU" if self.gpus else "CPU"

@@ -96,6 +96,9 @@ KNOWN: dict[str, Meaning] = {
     "length": Meaning("Answer length", "Policy", "tokens", "Mean length of an answer."),
     "learning_rate": Meaning("Learning rate", "Optimizer", text="Step size of the optimizer."),
     "grad_norm": Meaning("Gradient norm", "Optimizer", text="Before clipping.", scale="log"),
+    "loss_scale": Meaning(
+        "Loss scale", "Optimizer", text="What losses are multiplied by in fp16; halved where a gradient overflows.", scale="log"
+    ),
     "epoch": Meaning("Epoch", "Optimizer"),
     "tokens": Meaning("Tokens", "Pace and memory"),
     "steps": Meaning("Planned steps", "Pace and memory"),
@@ -137,8 +140,9 @@ def parse(name: str) -> Named:
     base = ALIASES.get(base, base)
     if base in KNOWN:
         return Named(base, held_out)
-    if base.endswith("_grad_norm"):
-        return Named("grad_norm", held_out, base.removesuffix("_grad_norm"))
+    for known in ("grad_norm", "loss_scale"):
+        if base.endswith(f"_{known}"):
+            return Named(known, held_out, base.removesuffix(f"_{known}"))
     if base.startswith("seconds_"):
         return Named("phase_seconds", held_out, base.removeprefix("seconds_"))
     head, _, part = base.replace(".", "/").partition("/")

@@ -5,6 +5,7 @@ of the whole row is ever built: each document is one causal SDPA, which is exact
 over four times as long), or on a GPU one variable-length flash call. With a cache or a padding mask it does what `sdpa` does.
 """
 
+from functools import cache
 from itertools import groupby, pairwise
 from typing import Any
 
@@ -36,9 +37,15 @@ def documents_attention(
         return sdpa_attention_forward(  # type: ignore[no-any-return]
             module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
         )
-    if query.is_cuda and query.dtype in (torch.bfloat16, torch.float16) and dropout == 0.0:
+    if query.dtype in (torch.bfloat16, torch.float16) and dropout == 0.0 and has_flash(query.device):
         return _flash(query, key, value, lengths, scaling), None
     return _one_by_one(query, key, value, lengths, dropout, scaling), None
+
+
+@cache
+def has_flash(device: torch.device) -> bool:
+    """Whether torch's variable-length flash attention runs there: CUDA from compute capability 8 (A100) on; fp16 alone, as a V100 or T4 has, is not enough."""
+    return device.type == "cuda" and torch.cuda.get_device_capability(device)[0] >= 8
 
 
 def document_lengths(position_ids: Tensor, rows: int) -> list[list[int]] | None:

@@ -11,12 +11,14 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 from data.errors import DataError
 from stages.adapters.config import AdapterSpec, QLora
 from stages.adapters.prompts import has_prompt, prompt_length
-from stages.contract import Hardware
+from stages.contract import FP16_AND_ZERO, Hardware, StageError
 from stages.core import attention
 from stages.core.config import Llama
 from stages.core.kernels import fused
 from stages.core.seeds import seed_for
 from stages.core.trust import REFUSED, strict, wants_code
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 @dataclass(frozen=True)
@@ -40,19 +42,31 @@ def device_of(hardware: Hardware) -> torch.device:
 
 
 def choose_precision(hardware: Hardware) -> Precision:
-    """bf16 where the device multiplies it fast, else fp32, unless the recipe says which."""
+    """bf16 where the device multiplies it fast, fp16 where it multiplies that alone fast, else fp32, unless the recipe says which.
+
+    Raises StageError where the recipe asks for fp16 under ZeRO.
+    """
+    sharded = hardware.zero not in (0, "auto")
+    if hardware.precision == "fp16" and sharded:
+        raise StageError(f"hardware.precision: {FP16_AND_ZERO}")
     if hardware.precision != "auto":
-        dtype = torch.bfloat16 if hardware.precision == "bf16" else torch.float32
-        return Precision(hardware.precision, dtype, "set by hardware.precision")
+        return Precision(hardware.precision, DTYPES[hardware.precision], "set by hardware.precision")
     if device_of(hardware).type == "cuda":
-        fast = torch.cuda.get_device_capability()[0] >= 8
-        where = torch.cuda.get_device_name()
-    else:
-        fast = torch.cpu._is_amx_tile_supported()
-        where = "this processor"
-    if fast:
-        return Precision("bf16", torch.bfloat16, f"{where} has fast bf16; weights stay fp32")
-    return Precision("fp32", torch.float32, f"{where} has no fast bf16")
+        return _precision_of(torch.cuda.get_device_name(), torch.cuda.get_device_capability()[0], sharded=sharded)
+    if torch.cpu._is_amx_tile_supported():
+        return Precision("bf16", torch.bfloat16, "this processor has fast bf16; weights stay fp32")
+    return Precision("fp32", torch.float32, "this processor has no fast bf16")
+
+
+def _precision_of(name: str, generation: int, *, sharded: bool) -> Precision:
+    """Of a GPU: tensor cores multiply fp16 from compute capability 7 (V100, T4) on, and bf16 from 8 (A100) on."""
+    if generation >= 8:
+        return Precision("bf16", torch.bfloat16, f"{name} has fast bf16; weights stay fp32")
+    if generation == 7 and not sharded:
+        return Precision("fp16", torch.float16, f"{name} has fast fp16 and no bf16; weights stay fp32, losses are scaled")
+    return Precision(
+        "fp32", torch.float32, f"{name} has no fast bf16" + (", and fp16 is not possible under ZeRO" if generation == 7 else "")
+    )
 
 
 def load_tokenizer(path: Path) -> Any:

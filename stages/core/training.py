@@ -8,6 +8,7 @@ Trainer keeps the loop, accumulation, mixed precision and the distributed engine
 kill leaves half-written, NaN that is logged as 0, a signal that ends in success, weight averages of averages over micro-batches.
 """
 
+import math
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -27,6 +28,7 @@ from stages.core.interrupt import Interrupted
 from stages.core.metrics import Metrics
 from stages.core.models import Precision, device_of
 from stages.core.rows import Shape, divisor
+from stages.core.scaling import may_overflow, scaler_for
 from stages.core.schedules import adamw, learning_rate_factor
 from stages.core.seeds import seed_for
 from stages.core.trackers import Trackers
@@ -78,7 +80,7 @@ def arguments(job: Job, optimizer: Optimizer, *, steps: int, micro_batch: int, a
         "seed": seed_for(job.seed, "trainer") % 2**32,
         "use_cpu": on_cpu,
         "bf16": precision.dtype == torch.bfloat16 and not sharded,  # DeepSpeed has its own autocast, and `bf16` would make it store bf16
-        "fp16": False,
+        "fp16": precision.dtype == torch.float16,
         "activation_checkpointing": job.hardware.gradient_checkpointing,
         "save_strategy": "steps",
         "save_steps": job.checkpoints.every_steps or max(1, -(-steps // 5)),
@@ -136,6 +138,9 @@ class StageTraining(_Below):  # type: ignore[misc]
         ]
         writes = self.is_world_process_zero()
         self.metrics = Metrics(job.folder, writes=writes, trackers=Trackers(job, writes=writes))
+        if self.args.fp16:  # accelerate has it on GPUs alone; the arithmetic is the same on a CPU
+            self.accelerator.native_amp = True
+            self.accelerator.scaler = scaler_for(torch.float16, self.args.device)
         self.loss_is_scaled_for_ga = True  # compute_loss divides by the whole step's count: Trainer must not divide again
         if zero_stage(job.hardware) and not self.is_deepspeed_enabled:
             raise StageError(f"hardware.zero is {job.hardware.zero}, and DeepSpeed is not in charge: is ACCELERATE_USE_CPU set?")
@@ -203,10 +208,21 @@ class StageTraining(_Below):  # type: ignore[misc]
         norm = super()._get_grad_norm(model, grad_norm)
         if norm is None:
             return norm
-        wrong = not bool(torch.isfinite(torch.as_tensor(norm) + self._tr_loss))
-        if self.any_of(wrong)[0]:
+        loss, gradient = self.any_of(not bool(torch.isfinite(self._tr_loss)), not math.isfinite(float(norm)))
+        if gradient and not loss and may_overflow(self.accelerator.scaler):
+            self._overflowed()
+            return None
+        if loss or gradient:
             self._diverged(float(norm), model)
         return norm
+
+    def _overflowed(self) -> None:
+        """The scaler leaves the step out by itself, on every process, since all have the same gradients; the schedule goes on."""
+        if self.is_world_process_zero():
+            scale = self.accelerator.scaler.get_scale()
+            print(
+                f"step {self.state.global_step + 1} is left out: the loss scale {scale:g} was too large for fp16, and is halved", flush=True
+            )
 
     def _diverged(self, norm: float, model: Any) -> None:
         """Stop, roll back, or leave this batch out: without gradients AdamW leaves a weight and its moments alone."""
@@ -239,6 +255,8 @@ class StageTraining(_Below):  # type: ignore[misc]
         values: dict[str, float] = {name: float(logs[name]) for name in ("loss", "learning_rate", "grad_norm") if name in logs}
         values["loss"] *= self._share_of_learned()
         self._flag(step, values["loss"])
+        if self.accelerator.scaler is not None:
+            values["loss_scale"] = self.accelerator.scaler.get_scale()
         if tokens:
             seconds = self.metrics.seconds()
             values["tokens"] = tokens
@@ -336,6 +354,10 @@ class StageTraining(_Below):  # type: ignore[misc]
 
     def finish(self, write: Callable[[], Any]) -> None:
         """Let the first process write the artifact while the others wait; shards are brought together first."""
+        # accelerate has put autocast into the model's forward pass: what is compared from here on would be rounded. Its own way back
+        # (`unwrap_model`) takes transformers' decorators off as well.
+        if (own := self.model.__dict__.pop("_original_forward", None)) is not None:
+            self.model.forward = own
         make_whole(self.model, self._probe, keep=self.is_world_process_zero())
         if self.is_world_process_zero():
             write()

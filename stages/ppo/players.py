@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NoReturn, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +19,7 @@ from stages.adapters.switching import active, active_adapters, trained_adapter
 from stages.contract import StageError
 from stages.core.config import Optimizer
 from stages.core.logprobs import Batch, TokenLogprobs, TokenValues
+from stages.core.scaling import may_overflow, restore, scaler_for
 from stages.core.schedules import adamw, learning_rate_factor
 from stages.core.zero import put_shards, shards
 from stages.ppo.ranks import Ranks
@@ -35,18 +36,28 @@ class NotFiniteError(StageError):
     """A gradient is infinite or not a number. The player has forgotten it and taken no step; its schedule goes on."""
 
 
+class OverflowedError(Exception):
+    """The loss scale was too large for a gradient in fp16. The player has forgotten it, halved the scale and taken no step; its schedule goes on."""
+
+
 class Player:
     """A module that learns by AdamW. Gradients gather until `step`."""
 
     may_skip = True
     """Whether a gradient that is not finite is found before anything has moved."""
 
-    def __init__(self, name: str, module: nn.Module, settings: Optimizer, planned: int, ranks: Ranks) -> None:
+    def __init__(
+        self, name: str, module: nn.Module, settings: Optimizer, planned: int, ranks: Ranks, dtype: torch.dtype = torch.float32
+    ) -> None:
+        """`dtype` is the arithmetic of its forward passes."""
         self.name, self.module, self.settings, self.ranks = name, module, settings, ranks
         self.planned, self.taken = max(planned, 1), 0
         self.lowered = 1.0
         """What roll backs have made of the learning rate."""
         self.optimizer: Any = adamw([module], settings)
+        self.scaler = scaler_for(dtype, next(module.parameters()).device)
+        self._losses: Tensor | float = 0.0
+        """The sum of those whose gradients have gathered."""
 
     @property
     def size(self) -> int:
@@ -77,32 +88,48 @@ class Player:
         return TokenLogprobs(self.module.model, temperature, self.module.dtype)
 
     def backward(self, loss: Tensor) -> None:
-        """Add the gradients of this process's share of a loss."""
-        loss.backward()  # type: ignore[no-untyped-call]
+        """Add the gradients of this process's share of a loss, times the loss scale."""
+        self._losses = self._losses + loss.detach()
+        self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
 
     def whole(self) -> AbstractContextManager[None]:
         """In which this process has all weights, and may ask the module as often as it likes."""
         return nullcontext()
 
     def step(self) -> float:
-        """Sum gradients over processes, clip their global norm, step, forget them. Returns the norm before clipping; NotFiniteError if there is none."""
+        """Sum gradients over processes, clip their global norm, step, forget them. Returns the norm before clipping.
+
+        Raises:
+            NotFiniteError: there is none. OverflowedError: in fp16, because of the loss scale.
+        """
         parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
         self.ranks.sum_gradients(parameters)
+        self.scaler.unscale_(self.optimizer)
         norm = float(nn.utils.clip_grad_norm_(parameters, self.settings.clip))
         if not math.isfinite(norm):
-            self.forget()
-            self.taken += 1
-            raise NotFiniteError(f"the {self.name}'s gradient is not finite (norm {norm:.4g}) after {self.taken - 1} updates")
+            self._leave_out(norm)
         for group in self.optimizer.param_groups:
             group["lr"] = self.learning_rate * group.get("lr_ratio", 1.0)
-        self.optimizer.step()
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
         self.forget()
         self.taken += 1
         return norm
 
+    def _leave_out(self, norm: float) -> NoReturn:
+        """Every process comes here with the same norm, and so with the same scale."""
+        lost, scaled = self.ranks.any(not math.isfinite(float(self._losses))), may_overflow(self.scaler)
+        self.scaler.update()
+        self.forget()
+        self.taken += 1
+        if scaled and not lost:
+            raise OverflowedError
+        raise NotFiniteError(f"the {self.name}'s gradient is not finite (norm {norm:.4g}) after {self.taken - 1} updates")
+
     def forget(self) -> None:
         """Drop the gradients gathered so far."""
         self.optimizer.zero_grad(set_to_none=True)
+        self._losses = 0.0
 
     def skip(self, updates: int) -> None:
         """Updates that were planned and are not taken: the schedule goes on."""
@@ -126,14 +153,20 @@ class Player:
         return own
 
     def state(self) -> dict[str, Any]:
-        """What a checkpoint holds: weights that train, optimizer, place in the schedule."""
-        return {"weights": self.weights(), "optimizer": self.optimizer.state_dict(), "taken": self.taken}
+        """What a checkpoint holds: weights that train, optimizer, place in the schedule, loss scale."""
+        return {
+            "weights": self.weights(),
+            "optimizer": self.optimizer.state_dict(),
+            "taken": self.taken,
+            "scaler": self.scaler.state_dict(),
+        }
 
     def load(self, state: dict[str, Any]) -> None:
         """Take over what `state` gave."""
         self.put(state["weights"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.taken = state["taken"]
+        restore(self.scaler, state.get("scaler"))
 
     def save(self, folder: Path) -> None:
         """Write what `state` does not hold; every process calls it."""

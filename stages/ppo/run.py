@@ -154,7 +154,7 @@ def build_players(job: Job, config: PPO, hardware: Hardware, start: Start, token
         _prepare(module, hardware)
     updates = config.epochs * config.minibatches
     zero = zero_stage(hardware)
-    player: Callable[..., Player] = Player
+    player: Callable[..., Player] = partial(Player, dtype=dtype)
     if zero:
         width = policy_module.model.config.get_text_config().hidden_size
         policy_module.rounds = ranks.most

@@ -16,7 +16,7 @@ from stages.ppo.algorithm import PolicyLoss, kl_estimate, policy_loss, token_wei
 from stages.ppo.config import PPO
 from stages.ppo.experience import Experience
 from stages.ppo.mix import Mix
-from stages.ppo.players import NotFiniteError, Players
+from stages.ppo.players import NotFiniteError, OverflowedError, Players
 from stages.ppo.ranks import Ranks
 from stages.ppo.sharing import acting
 
@@ -95,10 +95,12 @@ class Update:
             self.players.critic.skip(planned - self.players.critic.taken)
 
     def _counted(self, step: Callable[[list[Part]], None], parts: list[Part]) -> None:
-        """A player's step; where it is not taken its numbers, which are seldom finite, do not count."""
+        """A player's step; where it is not taken its numbers, which are seldom finite, do not count. An overflow of fp16 is no trouble."""
         before = dict(self.sums)
         try:
             step(parts)
+        except OverflowedError:
+            self.sums = before
         except NotFiniteError:
             self.sums = before
             raise
@@ -196,5 +198,7 @@ class Update:
         names = [name for name, count in counts.items() if count]
         totals = self.ranks.sum(torch.stack([self.sums.get(name, self.nothing).double() for name in names])).tolist() if names else []
         self.moved.means = {name: total / counts[name] for name, total in zip(names, totals, strict=True)}
+        scaled = [player for player in (self.players.policy, self.players.critic) if player.scaler.is_enabled()]
+        self.moved.means |= {f"{player.name}_loss_scale": player.scaler.get_scale() for player in scaled}
         self.moved.means |= {name: sum(norms) / len(norms) for name, norms in self.norms.items() if norms}
         return self.moved

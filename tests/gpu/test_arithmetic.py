@@ -35,14 +35,15 @@ def loss_and_gradients(made, dtype: torch.dtype) -> tuple[float, list[torch.Tens
     return float(loss), [p.grad.float() for p in made.parameters()]
 
 
-def test_bf16_is_chosen_where_the_gpu_is_fast_at_it():
-    fast = torch.cuda.get_device_capability()[0] >= 8
-    assert choose_precision(GPU).dtype == (torch.bfloat16 if fast else torch.float32)
+def test_what_the_gpu_is_fast_at_is_chosen():
+    generation = torch.cuda.get_device_capability()[0]
+    assert choose_precision(GPU).dtype == {6: torch.float32, 7: torch.float16}.get(generation, torch.bfloat16)
 
 
-def test_bf16_learns_what_fp32_learns():
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_sixteen_bits_learn_what_fp32_learns(dtype: torch.dtype):
     exact, gradients = loss_and_gradients(model(), torch.float32)
-    rough, others = loss_and_gradients(model(), torch.bfloat16)
+    rough, others = loss_and_gradients(model(), dtype)
     assert rough == pytest.approx(exact, rel=5e-3)
     for one, two in zip(gradients, others, strict=True):
         assert float((one - two).norm()) <= 0.1 * float(one.norm()) + 1e-6

@@ -52,6 +52,13 @@ def test_kernels_that_cannot_be_had_are_refused(workshop: Workshop):
     assert "hardware.kernels: found compile, and under hardware.zero: 3" in wrong(workshop, "hardware.kernels=compile", "hardware.zero=3")
 
 
+def test_fp16_is_refused_where_deepspeed_would_scale_losses(workshop: Workshop):
+    assert "hardware.precision: found fp16, which is not possible under ZeRO" in wrong(
+        workshop, "hardware.precision=fp16", "hardware.zero=1"
+    )
+    assert workshop.recipe("hardware.precision=fp16", "hardware.zero=0").hardware.precision == "fp16"
+
+
 @pytest.mark.parametrize(
     ("settings", "wanted"),
     [

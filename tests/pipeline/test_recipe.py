@@ -120,7 +120,7 @@ def test_a_mistake_is_told_with_what_was_found_and_what_was_wanted(mistakes: Mis
         ("name: a\nhardware: {zero: 4}\nstages: {base: {kind: toy-train}}\n", "hardware.zero: found 4, wanted 0, 1, 2, 3 or 'auto'"),
         ("name: a\nhardware: {micro_batch: 0}\nstages: {base: {kind: toy-train}}\n", "hardware.micro_batch: found 0"),
         ("name: a\nname: b\nstages: {base: {kind: toy-train}}\n", "name: written twice"),
-        ("name: a\nhardware: {precision: fp8}\nstages: {base: {kind: toy-train}}\n", "wanted 'auto', 'fp32' or 'bf16'"),
+        ("name: a\nhardware: {precision: fp8}\nstages: {base: {kind: toy-train}}\n", "wanted 'auto', 'fp32', 'bf16' or 'fp16'"),
     ],
 )
 def test_the_top_of_a_recipe_is_checked_too(mistakes: Mistakes, text: str, sentence: str):

@@ -177,3 +177,17 @@ def test_a_machine_that_cannot_be_is_refused(words: dict[str, Any], message: str
     given = {"memory": "80GB", "gpu": "h100", **words}
     with pytest.raises(RecipeError, match=message):
         machine(8, given.pop("memory"), given.pop("gpu"), **given)
+
+
+def test_sixteen_bits_are_counted_where_a_run_would_compute_in_them(tmp_path: Path):
+    """A V100 has fp16 alone, which is not possible under ZeRO; an H100 has bf16 under all of it."""
+    small = {"base": base(model={"hidden_size": 512, "layers": 8, "heads": 8, "mlp_size": None})}
+
+    def bytes_of(gpu: str, **hardware: Any) -> dict[int, set[int]]:
+        (found,) = estimate(recipe(tmp_path, small, hardware=hardware), machine(4, None, gpu))
+        return {zero: {each.setting.compute for each in found.options if each.setting.zero == zero and each.fits} for zero in range(4)}
+
+    assert bytes_of("h100") == {key: {2} for key in range(4)}
+    assert bytes_of("v100") == {0: {2}, 1: {4}, 2: {4}, 3: {4}}
+    assert bytes_of("h100", precision="fp16") == {0: {2}, 1: set(), 2: set(), 3: set()}
+    assert bytes_of("h100", precision="fp32") == {key: {4} for key in range(4)}

@@ -82,3 +82,10 @@ def test_a_sliding_window_still_limits_what_is_seen():
     ours = model(input_ids=ids, use_cache=False).logits
     model.set_attn_implementation("sdpa")
     torch.testing.assert_close(ours, model(input_ids=ids, use_cache=False).logits)
+
+
+@pytest.mark.parametrize(("generation", "runs"), [(7, False), (8, True), (9, True)])
+def test_the_flash_call_is_made_where_torch_has_it_and_not_wherever_fp16_is_fast(monkeypatch, generation, runs):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (generation, 5))
+    assert attention.has_flash.__wrapped__(torch.device("cuda", 0)) is runs
+    assert not attention.has_flash(torch.device("cpu"))
