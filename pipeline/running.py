@@ -12,12 +12,13 @@ from pathlib import Path
 from pipeline.checks import WARNING, check_all, look
 from pipeline.errors import RecipeError, StoreError
 from pipeline.here import lacks_here
-from pipeline.identity import identities
+from pipeline.identity import Identity, identities
 from pipeline.launch import WORKER, cuda_devices
 from pipeline.lock import held
 from pipeline.plan import Plan, Selection, make_plan
 from pipeline.publishing import Publishing
 from pipeline.recipe import Recipe
+from pipeline.references import HUB, sources
 from pipeline.show import plan_json, plan_text, summary
 from pipeline.store import Run
 from pipeline.target import elsewhere, typed
@@ -31,7 +32,7 @@ def run_recipe(options: argparse.Namespace, arguments: Sequence[str], worker: Se
     plan = look(options.recipe, options.overrides, options.runs, selection).whole()
     recipe, run = plan.recipe, plan.run
     if options.slurm:
-        return _submit(options, recipe, run, plan, arguments)
+        return _submit(options, recipe, run, selection, arguments)
     if options.dry_run:
         _dry(plan, worker or WORKER, as_json=options.json)
         return DONE
@@ -39,16 +40,9 @@ def run_recipe(options: argparse.Namespace, arguments: Sequence[str], worker: Se
         raise RecipeError(lacking)
     if other := elsewhere(recipe, run):
         print(f"note: this run begins in {run.path}{other}", file=sys.stderr)
-    from pipeline.hub import check_trust, fetch_all, settle
-
     again, target = f"pipeline run {shlex.join(_again(options, arguments))}", typed(options.recipe, options.overrides, options.runs)
     with _writable(run, again), held(run.lock) as lock:
-        pins = settle(recipe, run)
-        check_trust(recipe, pins)
-        known = identities(recipe, pins)
-        plan = make_plan(recipe, run, selection, known)
-        fetch_all(plan)
-        _checked(plan)
+        plan, known = _ready(recipe, run, selection)
         run.record_recipe(recipe.text, recipe.overrides, recipe.file)
         from pipeline.execute import Execution
         from pipeline.process import Stop
@@ -85,8 +79,21 @@ def _checked(plan: Plan) -> None:
     print(*(f"{note}\n" for note in notes if note.startswith(WARNING)), sep="", end="", file=sys.stderr)
 
 
-def _submit(options: argparse.Namespace, recipe: Recipe, run: Run, plan: Plan, arguments: Sequence[str]) -> int:
-    """The run as a job of Slurm: shown, or checked and handed in."""
+def _ready(recipe: Recipe, run: Run, selection: Selection) -> tuple[Plan, dict[str, Identity]]:
+    """The plan, and what each stage is, once all models that it takes from the Hub are on this machine and its data have been looked at."""
+    from pipeline.hub import check_trust, fetch_all, settle
+
+    pins = settle(recipe, run)
+    check_trust(recipe, pins)
+    known = identities(recipe, pins)
+    plan = make_plan(recipe, run, selection, known)
+    fetch_all(plan)
+    _checked(plan)
+    return plan, known
+
+
+def _submit(options: argparse.Namespace, recipe: Recipe, run: Run, selection: Selection, arguments: Sequence[str]) -> int:
+    """The run as a job of Slurm: shown, or made ready and handed in. Models are fetched here: a cluster's nodes often reach no network."""
     from pipeline.slurm import command_of, job_script, submit
 
     if options.redo:
@@ -95,7 +102,11 @@ def _submit(options: argparse.Namespace, recipe: Recipe, run: Run, plan: Plan, a
     if options.dry_run:
         print(text, end="")
         return DONE
-    _checked(plan)
+    with _writable(run, f"pipeline run {shlex.join(arguments)}"), held(run.lock):
+        plan, _ = _ready(recipe, run, selection)
+    from_hub = [step.name for step in plan.steps if step.works and any(source.path.startswith(HUB) for _, source in sources(step.config))]
+    if from_hub:
+        print(f"{WARNING}data of {', '.join(from_hub)} lie on the Hub, which the job's nodes must reach to read them", file=sys.stderr)
     print(f"{submit(text, run.path.resolve())}\nnext: pipeline status {typed(options.recipe, options.overrides, options.runs)}")
     return DONE
 

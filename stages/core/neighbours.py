@@ -7,6 +7,7 @@ machine or the network is gone. No process has to find time for signs of life.
 
 import json
 import os
+import secrets
 import signal
 import socket
 import sys
@@ -16,7 +17,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TextIO
 
 from stages.contract import FAILED, STOP, Job
 
@@ -26,6 +27,8 @@ PATIENCE = 6.0
 """Seconds that a process gets to end by itself after another is gone; one that waits in a collective does not."""
 MEETING = 300.0
 """Seconds in which all processes must have come."""
+LONGEST = 1000
+"""Characters of a greeting."""
 ENDED = {"ended": True}
 
 
@@ -51,17 +54,20 @@ class Neighbours:
     _closed: bool = False
 
     def meet(self, store: Store, size: int) -> None:
-        """The first process listens, the others call it; `store` holds its address."""
+        """The first process listens, the others call it; `store` holds its address, and a word by which it knows them.
+
+        It listens on all addresses of its machine: its own name may stand for one that only itself can reach (127.0.1.1 on Debian).
+        """
         if self.rank == 0:
-            server = socket.create_server((self.host, 0), backlog=size)
-            store.set("neighbours", json.dumps([self.host, server.getsockname()[1]]))
-            _start(self._listen, server, size - 1)
+            server, secret = _server(size), secrets.token_hex(16)
+            store.set("neighbours", json.dumps([self.host, server.getsockname()[1], secret]))
+            _start(self._listen, server, secret)
         else:
-            address = json.loads(store.get("neighbours"))
-            line = socket.create_connection(tuple(address), timeout=MEETING)
+            host, port, secret = json.loads(store.get("neighbours"))
+            line = socket.create_connection((host, port), timeout=MEETING)
             self._take(line)
-            _send(line, {"rank": self.rank, "node": self.node, "host": self.host})
-            _start(self._hear, line, {"rank": 0, "node": 0, "host": address[0]})
+            _send(line, {"secret": secret, "rank": self.rank, "node": self.node, "host": self.host})
+            _start(self._hear, line, line.makefile("r", encoding="utf-8"), {"rank": 0, "node": 0, "host": host})
 
     def gone(self) -> str:
         """What happened to another process, given a moment to be heard; empty if nothing did."""
@@ -76,12 +82,21 @@ class Neighbours:
                 _send(line, ENDED)
                 line.shutdown(socket.SHUT_WR)
 
-    def _listen(self, server: socket.socket, count: int) -> None:
+    def _listen(self, server: socket.socket, secret: str) -> None:
         with server:
-            for _ in range(count):
-                line, _ = server.accept()
+            while True:
+                _start(self._welcome, server.accept()[0], secret)
+
+    def _welcome(self, line: socket.socket, secret: str) -> None:
+        """Whoever does not know the word is none of ours, and is not missed."""
+        with suppress(OSError, ValueError):
+            line.settimeout(MEETING)
+            said = line.makefile("r", encoding="utf-8")
+            who = json.loads(said.readline(LONGEST))
+            if isinstance(who, dict) and secrets.compare_digest(str(who.get("secret")), secret):
                 self._take(line)
-                _start(self._hear, line, None)
+                return self._hear(line, said, who)
+        return line.close()
 
     def _take(self, line: socket.socket) -> None:
         line.settimeout(None)
@@ -91,17 +106,14 @@ class Neighbours:
                 line.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)
         self._lines.append(line)
 
-    def _hear(self, line: socket.socket, who: dict[str, Any] | None) -> None:
+    def _hear(self, line: socket.socket, said: TextIO, who: dict[str, Any]) -> None:
         """Read what the other end says until it ends; the first process passes bad news on."""
-        with suppress(OSError, ValueError), line.makefile("r", encoding="utf-8") as said:
+        with suppress(OSError, ValueError), line, said:
             for text in said:
                 message = json.loads(text)
-                if "rank" in message:
-                    who = message
-                elif "lost" in message:
+                if "lost" in message:
                     return self._bad_news(message["lost"])
-                else:
-                    return None
+                return None
         if not self._closed:
             self._bad_news(_sentence(who))
         return None
@@ -117,10 +129,15 @@ class Neighbours:
         self.on_loss(sentence)
 
 
-def _sentence(who: dict[str, Any] | None) -> str:
-    if who is None:
-        return "a process of another node is gone: it ended without a word before it had come"
+def _sentence(who: dict[str, Any]) -> str:
     return f"node {who['node']} ({who['host']}) is gone: its process {who['rank']} was killed, or the machine or its network failed"
+
+
+def _server(size: int) -> socket.socket:
+    """Listens on a free port of every address, of both families where the machine has both."""
+    if socket.has_dualstack_ipv6():
+        return socket.create_server(("", 0), family=socket.AF_INET6, backlog=size, dualstack_ipv6=True)
+    return socket.create_server(("", 0), backlog=size)
 
 
 def _send(line: socket.socket, message: dict[str, Any]) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.errors import RecipeError
 from pipeline.lock import is_held
 from pipeline.recipe import load
 from pipeline.slurm import job_script
@@ -118,6 +119,22 @@ def test_data_are_checked_before_anything_is_submitted(workshop, cluster, capsys
     assert workshop.carry_out("--slurm", "hardware.gpus=1") == WRONG_INPUT
     assert "chats.jsonl" in capsys.readouterr().err
     assert called(cluster, "sbatch") == []
+
+
+def test_models_of_the_hub_are_fetched_before_anything_is_submitted(workshop, cluster, capsys):
+    fetched = []
+    workshop.monkeypatch.setattr("pipeline.hub.fetch_all", lambda plan: fetched.append((len(plan.steps), called(cluster, "sbatch"))))
+    assert workshop.carry_out("--slurm", "hardware.gpus=0") == DONE
+    assert fetched == [(len(workshop.recipe().stages), [])]
+    assert not is_held(workshop.run.lock)
+
+    def nothing(plan):
+        raise RecipeError("hub:them/model cannot be had")
+
+    workshop.monkeypatch.setattr("pipeline.hub.fetch_all", nothing)
+    assert workshop.carry_out("--slurm", "hardware.gpus=0") == WRONG_INPUT
+    assert "hub:them/model cannot be had" in capsys.readouterr().err
+    assert len(called(cluster, "sbatch")) == 1
 
 
 def test_without_slurm_or_with_its_refusal_one_sentence_tells(workshop, cluster, capsys):

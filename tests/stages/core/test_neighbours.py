@@ -1,7 +1,9 @@
 """A process that ends without a word is missed by all others, whoever it is; one that takes leave is not."""
 
+import json
 import socket
 import time
+from contextlib import suppress
 
 import pytest
 
@@ -65,6 +67,34 @@ def test_nobody_is_missed_who_took_leave(three):
         person.close()
     time.sleep(0.3)
     assert [person.lost for person in three] == ["", "", ""]
+
+
+def test_the_first_is_reached_by_the_address_that_all_were_told_whatever_its_own_name_stands_for():
+    """As on Debian, where a machine's name is 127.0.1.1 to itself; the others know it by another address."""
+    board = Board()
+    first = Neighbours(0, 0, "name-that-stands-for-nothing")
+    first.meet(board, 2)
+    told = json.loads(board.values["neighbours"])
+    assert told[0] == first.host
+    for number, address in enumerate(("127.0.0.1", "127.0.1.1", "127.0.0.9"), 1):
+        board.values["neighbours"] = json.dumps([address, *told[1:]])
+        Neighbours(number, number, f"n{number}").meet(board, 4)
+        until(lambda number=number: len(first._lines) == number)
+
+
+def test_strangers_are_turned_away_and_not_missed(three):
+    port = three[1]._lines[0].getpeername()[1]
+    greetings = (b"GET / HTTP/1.1\r\n\r\n", b'{"rank": 1, "node": 1, "host": "n1", "secret": "guessed"}\n', b"[]\n", b"x" * 2000, b"")
+    for greeting in greetings:
+        with socket.create_connection(("127.0.0.1", port), timeout=20) as stranger:
+            stranger.sendall(greeting)
+            stranger.shutdown(socket.SHUT_WR)
+            with suppress(ConnectionResetError):
+                assert stranger.recv(1) == b""
+    assert [person.lost for person in three] == ["", "", ""]
+    assert len(three[0]._lines) == 2
+    vanish(three[2])
+    until(lambda: three[1].lost)
 
 
 def test_the_kernel_asks_after_a_silent_machine_for_less_than_half_a_minute(three):
