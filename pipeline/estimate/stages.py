@@ -13,7 +13,7 @@ from stages.contract import Checkpoints
 from stages.core.workload import Workload
 
 PASS_TOKENS = {"cpu": 4_096, "cuda": 32_768}
-"""Tokens of a forward pass where the recipe leaves it open (`stages.core.training.AUTO_TOKENS`)."""
+"""Tokens of a forward pass where the recipe leaves it open (`stages.core.arguments.AUTO_TOKENS`)."""
 
 
 @dataclass(frozen=True)

@@ -168,7 +168,7 @@ class Shape:
     """Forward passes of one process in a step."""
 
     def forwards(self) -> dict[str, int]:
-        """As `stages.core.training.arguments` takes it."""
+        """As `stages.core.arguments.arguments` takes it."""
         return {"steps": self.steps, "micro_batch": self.micro_batch, "accumulation": self.accumulation}
 
 

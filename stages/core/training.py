@@ -1,4 +1,4 @@
-"""What every stage on transformers' Trainer shares: its arguments, and a mixin that makes it stop, save and resume as this project promises.
+"""What every stage on transformers' Trainer shares: a mixin that makes it stop, save and resume as this project promises.
 
     class Training(StageTraining, Trainer): ...
     trainer = Training(model, TrainingArguments(**arguments(...)), train_dataset=rows, data_collator=collate, job=job, ...)
@@ -18,7 +18,7 @@ import accelerate.utils.other
 import torch
 from safetensors.torch import load_file, save_file
 
-from stages.contract import Hardware, Job, StageError
+from stages.contract import Job, StageError
 from stages.core import checkpoints, metrics
 from stages.core.boundary import Boundary
 from stages.core.checkpoints import Ground, Saver, Score
@@ -26,76 +26,18 @@ from stages.core.config import Optimizer
 from stages.core.divergence import Trouble, rows_told, spike, spikes
 from stages.core.interrupt import Interrupted
 from stages.core.metrics import Metrics
-from stages.core.models import Precision, device_of
-from stages.core.rows import Shape, divisor
 from stages.core.scaling import may_overflow, scaler_for
 from stages.core.schedules import adamw, learning_rate_factor
-from stages.core.seeds import seed_for
 from stages.core.trackers import Trackers
 from stages.core.watchdog import watching
-from stages.core.zero import engine_config, make_whole, settle, size_of_state, zero_stage
+from stages.core.zero import make_whole, settle, size_of_state, zero_stage
 
-AUTO_TOKENS = {"cpu": 4_096, "cuda": 32_768}
-"""Tokens of a forward pass where the recipe leaves it open. On a CPU larger passes leave the caches and are slower."""
 if os.environ.get("ACCELERATE_USE_DEEPSPEED", "false").lower() not in ("1", "true"):
     # Where DeepSpeed is installed, accelerate imports it to ask whether a model is one of its engines: 3 seconds that only ZeRO needs.
     accelerate.utils.other.is_deepspeed_available = lambda: False
 
 TRAINED = "trained.safetensors"
 """In a checkpoint of a model with adapters: the parameters that train, under the model's own names."""
-LOG_LINES = 200
-"""Lines of metrics.jsonl that a stage aims for."""
-
-
-def shape_of_run(hardware: Hardware, *, batch_tokens: int, capacity: int, tokens: int | None = None, rows: int | None = None) -> Shape:
-    """Steps and forward passes for a budget of `tokens`, or of `rows`. Steps do not depend on hardware; micro-batches do.
-
-    Raises StageError if a step's rows cannot be shared evenly by the processes.
-    """
-    per_step = max(1, batch_tokens // capacity)
-    budget = rows if rows is not None else (tokens or 0) // capacity
-    steps = max(1, -(-budget // per_step) if rows is not None else budget // per_step)
-    processes = int(os.environ.get("WORLD_SIZE", "1"))
-    if per_step % processes:
-        raise StageError(f"a step of {per_step} rows of {capacity} tokens cannot be shared by {processes} processes: change batch_tokens")
-    automatic = max(1, AUTO_TOKENS[device_of(hardware).type] // capacity)
-    most = automatic if hardware.micro_batch == "auto" else hardware.micro_batch
-    micro = divisor(per_step // processes, most)
-    return Shape(steps, per_step, micro, per_step // processes // micro)
-
-
-def arguments(job: Job, optimizer: Optimizer, *, steps: int, micro_batch: int, accumulation: int, precision: Precision) -> dict[str, Any]:
-    """Keyword arguments of TrainingArguments, and of TRL's configurations that derive from it (their defaults are not ours)."""
-    on_cpu = device_of(job.hardware).type == "cpu"
-    sharded = zero_stage(job.hardware) > 0
-    cut = {"micro_batch": micro_batch, "accumulation": accumulation}
-    return {
-        "deepspeed": engine_config(job.hardware, clip=optimizer.clip, dtype=precision.dtype, **cut) if sharded else None,
-        "output_dir": str(job.folder / "checkpoints"),
-        "max_steps": steps,
-        "per_device_train_batch_size": micro_batch,
-        "gradient_accumulation_steps": accumulation,
-        "learning_rate": optimizer.learning_rate,
-        "max_grad_norm": optimizer.clip,
-        "seed": seed_for(job.seed, "trainer") % 2**32,
-        "use_cpu": on_cpu,
-        "bf16": precision.dtype == torch.bfloat16 and not sharded,  # DeepSpeed has its own autocast, and `bf16` would make it store bf16
-        "fp16": precision.dtype == torch.float16,
-        "activation_checkpointing": job.hardware.gradient_checkpointing,
-        "save_strategy": "steps",
-        "save_steps": job.checkpoints.every_steps or max(1, -(-steps // 5)),
-        "logging_steps": max(1, steps // LOG_LINES),
-        "logging_nan_inf_filter": False,
-        "eval_strategy": "no",
-        "report_to": "none",
-        "disable_tqdm": True,
-        "log_level": "error",
-        "remove_unused_columns": False,
-        "train_sampling_strategy": "sequential",
-        "dataloader_num_workers": 0,
-        "dataloader_pin_memory": not on_cpu,
-        "ddp_find_unused_parameters": False,
-    }
 
 
 if TYPE_CHECKING:

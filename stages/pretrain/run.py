@@ -7,6 +7,7 @@ from transformers import Trainer, TrainingArguments
 
 from stages.adapters.start import begin
 from stages.contract import Hardware, Job, Result
+from stages.core.arguments import arguments, shape_of_run
 from stages.core.artifacts import save_artifact
 from stages.core.baselines import bigram_perplexity
 from stages.core.causal import CausalTraining, describe, teach, total_nats, untaught
@@ -19,7 +20,7 @@ from stages.core.models import choose_precision, context_of, load_tokenizer, new
 from stages.core.rows import Mapped, PackedRows, Shape, collate
 from stages.core.samples import Asked, Sampling, room_for_answers
 from stages.core.text import Corpus, corpora
-from stages.core.training import arguments, shape_of_run, train
+from stages.core.training import train
 from stages.pretrain.config import Pretrain
 
 BEGINNING = 16

@@ -11,13 +11,14 @@ from data.chat import check_template
 from data.errors import DataError
 from stages.adapters.start import begin
 from stages.contract import Hardware, Job, Result, StageError
+from stages.core.arguments import AUTO_TOKENS, arguments
 from stages.core.artifacts import save_artifact
 from stages.core.baselines import BagOfWords
 from stages.core.checkpoints import Score
 from stages.core.interrupt import interruptible
 from stages.core.models import Precision, check_fit, choose_precision, context_of, device_of, load_start, load_tokenizer
 from stages.core.rows import Shape, divisor
-from stages.core.training import AUTO_TOKENS, arguments, train
+from stages.core.training import train
 from stages.reward.config import Reward
 from stages.reward.learning import Order, PairTraining, collate
 from stages.reward.metrics import (

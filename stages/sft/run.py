@@ -13,6 +13,7 @@ from data.formats import Chat
 from stages.adapters.quantised import unrounded
 from stages.adapters.start import begin
 from stages.contract import Hardware, Job, Result
+from stages.core.arguments import arguments, shape_of_run
 from stages.core.artifacts import save_artifact
 from stages.core.causal import CausalTraining, describe, teach, total_nats, untaught
 from stages.core.checkpoints import Score
@@ -21,7 +22,7 @@ from stages.core.interrupt import interruptible
 from stages.core.models import choose_precision, context_of
 from stages.core.rows import Document, PackedRows, collate
 from stages.core.samples import Sampling
-from stages.core.training import arguments, shape_of_run, train
+from stages.core.training import train
 from stages.sft.chats import asked, mask_share, read_chats
 from stages.sft.config import SFT
 from stages.sft.controls import behind_other_prompts
