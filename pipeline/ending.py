@@ -20,6 +20,8 @@ LOG_LINES = 15
 LOG_BYTES = 16_384
 KILLED = re.compile(r"rank\s*:\s*(\d+)[^\n]*\n\s*exitcode\s*:\s*-(\d+)")
 """A process that a signal ended, in the summary of torch's launcher."""
+REPORT = re.compile(r"^E\d{4} \S+ \d+ torch/distributed/elastic/.*?ChildFailedError:.*?\n=+\n.*?\n=+(?:\n|$)", re.DOTALL | re.MULTILINE)
+"""What torch's launcher says once a process has failed: it would push that process's own last words out of sight."""
 LAUNCHERS = (15,)
 """The signal by which a launcher ends the others."""
 
@@ -60,8 +62,8 @@ def ending(attempt: Attempt, code: int, *, stopped: str = "") -> Ending:
 
 
 def last_lines(log: Path, secrets: Sequence[str] = ()) -> list[str]:
-    """The end of a log, without secrets."""
-    return redact(_tail(log), secrets).splitlines()[-LOG_LINES:]
+    """The end of a log, without secrets and without the launcher's report on its processes."""
+    return redact(REPORT.sub("", _tail(log)), secrets).splitlines()[-LOG_LINES:]
 
 
 def _tail(log: Path) -> str:

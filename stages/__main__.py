@@ -1,6 +1,8 @@
 """`python -m stages job.json`: one stage, in a process of its own. Exit codes as in `stages.contract`."""
 
+import atexit
 import ctypes
+import faulthandler
 import os
 import signal
 import sys
@@ -10,7 +12,7 @@ import warnings
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from pydantic import ValidationError
 
@@ -193,5 +195,18 @@ def _sentence(error: BaseException) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
+def leave(code: int) -> NoReturn:
+    """End the process. A worker of a launcher whose stage is done goes without tearing down what is left: threads of gloo and DeepSpeed outlive the
+    interpreter, and one that meets it half gone aborts, which the launcher would take for a stage that failed."""
+    if code == DONE and "RANK" in os.environ:
+        atexit._run_exitfuncs()  # trackers send their last numbers
+        with suppress(OSError):
+            sys.stdout.flush()
+            sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)
+
+
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    faulthandler.enable()  # a crash of compiled code tells in the log where it was
+    leave(main(sys.argv[1:]))

@@ -135,6 +135,9 @@ class StageTraining(_Below):  # type: ignore[misc]
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         """As Trainer does; then the learning rate of the next step, which a roll back may have lowered since the checkpoint was written."""
+        for name in ("optimizer.pt", "scheduler.pt") if checkpoint and not self.is_deepspeed_enabled else ():
+            if not (Path(str(checkpoint)) / name).is_file():  # Trainer would go on without a word, to another model
+                raise StageError(f"{checkpoint} was whole and now has no {name}; does another run delete beneath this one?")
         super()._load_optimizer_and_scheduler(checkpoint)
         if checkpoint is None or not self.trouble.events:
             return

@@ -24,6 +24,29 @@ Root Cause (first observed failure):
   exitcode  : -9 (pid: 11)
 """
 
+CRASH = """\
+terminate called after throwing an instance of 'std::runtime_error'
+Fatal Python error: Aborted
+W0101 00:00:00.1 7 torch/distributed/elastic/multiprocessing/api.py:1028] Sending process 10 closing signal SIGTERM
+E0101 00:00:00.2 7 torch/distributed/elastic/multiprocessing/api.py:1002] failed (exitcode: -6) local_rank: 1 (pid: 11) of binary: python
+Traceback (most recent call last):
+  File "run.py", line 1028, in main
+    run(args)
+torch.distributed.elastic.multiprocessing.errors.ChildFailedError:
+=======================================================
+stages FAILED
+-------------------------------------------------------
+Failures:
+  <NO_OTHER_FAILURES>
+-------------------------------------------------------
+Root Cause (first observed failure):
+[0]:
+  rank      : 1 (local_rank: 1)
+  exitcode  : -6 (pid: 11)  (SIGABRT)
+=======================================================
+the other process says that its peer is gone
+"""
+
 
 @pytest.fixture
 def attempt(tmp_path: Path) -> Attempt:
@@ -59,6 +82,16 @@ def test_a_launcher_does_not_hide_the_exit_code_of_a_stage_that_knew_why(attempt
     found = ending(attempt, 1, stopped=False)
     assert found.code == code
     assert not found.unforeseen
+
+
+def test_the_launchers_report_does_not_push_a_processs_last_words_out_of_sight(attempt: Attempt):
+    attempt.log.write_text(CRASH)
+    assert last_lines(attempt.log) == [
+        "terminate called after throwing an instance of 'std::runtime_error'",
+        "Fatal Python error: Aborted",
+        "W0101 00:00:00.1 7 torch/distributed/elastic/multiprocessing/api.py:1028] Sending process 10 closing signal SIGTERM",
+        "the other process says that its peer is gone",
+    ]
 
 
 def test_the_shown_end_of_a_log_has_no_secrets(attempt: Attempt):

@@ -81,6 +81,41 @@ def test_reading_a_job_imports_no_torch_and_sets_up_the_process_before_it(tmp_pa
     assert json.loads((tmp_path / "artifact" / "artifact.json").read_text())["kind"] == "dataset"
 
 
+@pytest.mark.parametrize(("rank", "code", "said"), [("0", 0, "told\n"), ("0", 3, "told\ntorn down\n"), (None, 0, "told\ntorn down\n")])
+def test_a_worker_whose_stage_is_done_ends_before_anything_is_torn_down(rank, code, said):
+    end = """
+import atexit
+from stages.__main__ import leave
+class Thread:
+    def __del__(self):
+        print("torn down", flush=True)
+kept = Thread()
+atexit.register(print, "told")
+leave(int(__import__("sys").argv[1]))
+"""
+    surroundings = {name: value for name, value in os.environ.items() if name != "RANK"} | ({"RANK": rank} if rank else {})
+    done = subprocess.run(
+        [sys.executable, "-c", end, str(code)], capture_output=True, text=True, env=surroundings | {"PYTHONPATH": os.getcwd()}
+    )
+    assert (done.returncode, done.stdout) == (code, said)
+
+
+def test_a_crash_of_compiled_code_tells_where_it_was(tmp_path):
+    crash = """
+import os, runpy
+import stages.core.trust
+stages.core.trust.trust = lambda job: os.abort()
+runpy.run_module("stages", run_name="__main__", alter_sys=True)
+"""
+    job = {"stage": "world", "kind": "world", "folder": str(tmp_path), "seed": 1, "config": {"documents": 5, "chats": 3, "pairs": 2}}
+    (tmp_path / "job.json").write_text(json.dumps(job))
+    surroundings = {**os.environ, "PYTHONPATH": os.getcwd()}
+    done = subprocess.run([sys.executable, "-c", crash, str(tmp_path / "job.json")], capture_output=True, text=True, env=surroundings)
+    assert done.returncode == -6
+    assert "Fatal Python error: Aborted" in done.stderr
+    assert "in main" in done.stderr
+
+
 def test_the_first_signal_asks_and_the_second_stops_at_once():
     import signal
 

@@ -47,6 +47,7 @@ def run(monkeypatch, run_stage):
             if weights_at is not None:
                 weights_at[state["step"]] = float(sum(p.detach().double().abs().sum() for p in model.parameters()))
             if state["step"] == kill_at:
+                self._trainer.saver.finish()  # a kill ends its thread; here that would go on beneath the next attempt
                 raise Killed
             end(self, args, trainer_state, control, **kwargs)
 

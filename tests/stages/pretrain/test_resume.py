@@ -12,7 +12,7 @@ from itertools import pairwise
 
 import pytest
 
-from stages.contract import Checkpoints
+from stages.contract import Checkpoints, StageError
 from stages.core import checkpoints
 from stages.core.interrupt import Interrupted
 
@@ -69,7 +69,11 @@ def attempt(monkeypatch, run_stage):
 
     def run(job, end=lambda step: None):
         def on_step_end(self, args, state, control, **kwargs):
-            end(state.global_step)
+            try:
+                end(state.global_step)
+            except Killed:
+                self._trainer.saver.finish()  # a kill ends this thread; here it would seal and delete beneath the next attempt
+                raise
             before(self, args, state, control, **kwargs)
 
         monkeypatch.setattr(Boundary, "on_step_end", on_step_end)
@@ -130,6 +134,21 @@ def test_a_damaged_checkpoint_costs_steps_and_not_the_result(jobs, attempt, whol
     state.write_bytes(content)
     attempt(job)
     assert weights(job) == whole
+
+
+def test_a_checkpoint_without_the_optimizers_state_is_refused_and_not_resumed_without_it(jobs, attempt, monkeypatch):
+    job = jobs("bare")
+    assert attempt(job, kill(at=5)) is None
+    newest = checkpoints.Saver.newest
+
+    def losing(self):
+        found = newest(self)
+        (found / "optimizer.pt").unlink()
+        return found
+
+    monkeypatch.setattr(checkpoints.Saver, "newest", losing)
+    with pytest.raises(StageError, match=r"step-000004 was whole and now has no optimizer\.pt"):
+        attempt(job)
 
 
 def test_a_run_killed_after_its_last_step_takes_no_step_more(jobs, attempt, whole):
