@@ -25,6 +25,8 @@ class Extent:
     lowest_margin: float = 0.0
     references: int = 0
     """Prompts with a reference."""
+    is_text: bool = False
+    """Whether the records are documents, of which one may be as long as a book."""
     is_complete: bool = True
     """Whether all records were seen."""
 
@@ -36,6 +38,7 @@ class Extent:
         """`key` is the record's content; it need not be told once two differ."""
         whole, least = parts_of(record)
         self.characters += sum(map(len, whole))
+        self.is_text |= isinstance(record, Text)
         self.whole.append(words_in(whole))
         self.least.append(words_in(least) if len(least) < len(whole) else self.whole[-1])
         if isinstance(record, Preference) and record.margin is not None:
@@ -85,6 +88,7 @@ def joined(extents: Sequence[Extent]) -> Extent:
         whole.margins += extent.margins
         whole.lowest_margin = min(whole.lowest_margin, extent.lowest_margin)
         whole.references += extent.references
+        whole.is_text |= extent.is_text
         whole.differs |= extent.differs or (whole.key is not None and extent.key is not None and whole.key != extent.key)
         whole.key = whole.key if whole.key is not None else extent.key
     return whole

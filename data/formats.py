@@ -282,6 +282,14 @@ def _rest(row: Mapping[str, Any], *read: str) -> dict[str, Any]:
 
 def _as(record: Record, want: type[Record], row: Mapping[str, Any] | str) -> Record:
     """The record as another kind, where nothing that this kind needs would have to be invented; `row` is what it was read from."""
+    made = _turned(record, want, row)
+    asked = made.prompt if isinstance(made, Preference) else [] if isinstance(made, Text) else made.messages
+    if asked and not any(message["role"] in ("user", "tool") for message in asked):
+        raise MisfitError("no user turn", f"only {', '.join(message['role'] for message in asked)}", "a turn of the user that is answered")
+    return made
+
+
+def _turned(record: Record, want: type[Record], row: Mapping[str, Any] | str) -> Record:
     if want is Chat and isinstance(record, Chat) and not any(message["role"] == "assistant" for message in record.messages):
         roles = ", ".join(message["role"] for message in record.messages)
         raise MisfitError("no assistant turn", f"only {roles}", "at least one turn to learn from")

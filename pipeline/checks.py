@@ -25,6 +25,8 @@ from pipeline.target import read_target
 from stages.core.config import StageConfig
 
 FEW = 20
+FEWEST = 10
+"""Held-out records below which a check warns: one of nine more or less is a tenth of an accuracy."""
 WARNING = "warning: "
 """Begins a note on something that looks wrong."""
 RECORDS: dict[str | None, type[Record] | None] = {None: None, "text": Text, "chat": Chat, "preference": Preference, "prompt": Prompt}
@@ -131,7 +133,7 @@ def _of_stage(
     for field, held in fields.items():
         extents = [extent for _, extent in held]
         whole = joined(extents)
-        found = [*_of_fit(config, field, whole, contexts), *(_of_division(whole) if field == config.divided() else ())]
+        found = [*_of_fit(config, field, whole, contexts), *_of_division(config, field, whole)]
         if (lack := config.lacking(field, whole)) is not None:
             found.append(Finding(True, lack))
         yield from ((field, finding) for finding in found)
@@ -159,11 +161,24 @@ def _of_fit(config: StageConfig, field: str, extent: Extent, contexts: Mapping[s
         yield Finding(False, f"{some}: {lost:,} are left out, the others lose turns, and so may records with as many tokens", warning=True)
 
 
-def _of_division(extent: Extent) -> Iterator[Finding]:
-    """Data of which no share can be held out."""
-    if extent.is_complete and extent.records and not extent.differs:
+def _of_division(config: StageConfig, field: str, extent: Extent) -> Iterator[Finding]:
+    """Data of which no share can be held out, or so few records that what is measured on them says nothing. Of texts a few may be long ones."""
+    if not extent.is_complete or not extent.records:
+        return
+    divides = field == config.divided()
+    if divides and not extent.differs:
         what = "1 record" if extent.records == 1 else f"{extent.records:,} records with one and the same content"
         yield Finding(True, f"{what} cannot be divided into training and held-out data; give documents apart, or name `validation` data")
+    elif (divides or field == "validation") and not extent.is_text:
+        held = max(1, round(extent.records * getattr(config, "held_out", 1.0))) if divides else extent.records
+        if held < FEWEST:
+            told = (
+                f"about {held} of {extent.records:,} records {'is' if held == 1 else 'are'}"
+                if divides
+                else f"{held} {'record is' if held == 1 else 'records are'}"
+            )
+            way = "name `validation` data, or raise held_out" if divides else "give more of them"
+            yield Finding(False, f"{told} held out, and what is measured on so few says little; {way}", warning=True)
 
 
 def _of_steps(

@@ -9,7 +9,7 @@ from pipeline.arguments import Parser
 if TYPE_CHECKING:
     from pipeline.chat.partner import Partner
     from pipeline.chat.session import Session
-    from stages.core.dialogue import Ask, Said
+    from stages.core.dialogue import Ask, Said, Wrong
 
 DONE, FAILED, WRONG_INPUT = 0, 1, 2
 SUMMARY = (
@@ -19,7 +19,7 @@ SUMMARY = (
 
 
 def main(arguments: list[str]) -> int:
-    """Talk to a model of a run. Exit code 1 if a message that came through a pipe or `--prompt` found no answer, 2 if a /command was wrong."""
+    """Talk to a model of a run. Through a pipe or `--prompt` the exit code is 2 if a message or /command was wrong, 1 if one found no answer."""
     options = _parser().read(arguments)
     from pipeline.chat.cast import cast
     from pipeline.chat.partner import Partner
@@ -73,6 +73,7 @@ def _typed(session: "Session") -> Iterator[str]:
 
 def _converse(session: "Session", partner: "Partner", lines: Iterable[str], *, as_json: bool, typed: bool) -> int:
     from pipeline.errors import RecipeError
+    from stages.core.dialogue import Wrong
 
     code = DONE
     for line in lines:
@@ -86,8 +87,8 @@ def _converse(session: "Session", partner: "Partner", lines: Iterable[str], *, a
             print(back)
         for ask in asks:
             said = _answer(partner, ask, several=len(asks) > 1, as_json=as_json)
-            if said is None:
-                code = max(code, FAILED)
+            if isinstance(said, Wrong):
+                code = max(code, said.code)
             elif not line.strip().startswith("/compare"):
                 session.heard(ask, said)
         if session.is_over:
@@ -95,8 +96,8 @@ def _converse(session: "Session", partner: "Partner", lines: Iterable[str], *, a
     return DONE if typed else code
 
 
-def _answer(partner: "Partner", ask: "Ask", *, several: bool, as_json: bool) -> "Said | None":
-    """One answer, shown as it comes. None if there is none, which is told."""
+def _answer(partner: "Partner", ask: "Ask", *, several: bool, as_json: bool) -> "Said | Wrong":
+    """One answer, shown as it comes, or why there is none, which is told."""
     from pipeline.chat.session import as_json as line_of
     from pipeline.chat.session import shown
     from pipeline.inspect.wording import harmless
@@ -110,9 +111,10 @@ def _answer(partner: "Partner", ask: "Ask", *, several: bool, as_json: bool) -> 
     for event in partner.ask(ask):
         if isinstance(event, Wrong):
             print(f"{ask.model}: {event.reason}", file=sys.stderr)
-        elif isinstance(event, Said):
+            return event
+        if isinstance(event, Said):
             print(line_of(event) if as_json else f"\n{quiet[0]}  {'  '.join(shown(event))}{quiet[1]}", flush=True)
             return event
-        elif not as_json:
+        if not as_json:
             print(harmless(event.text), end="", flush=True)
-    return None
+    return Wrong(reason="the process that holds the models said nothing")

@@ -10,7 +10,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from data.config import Spec
-from stages.contract import Hardware
+from stages.contract import FAILED, Hardware
 
 
 class Opening(Spec):
@@ -75,3 +75,5 @@ class Wrong(Spec):
 
     event: Literal["wrong"] = "wrong"
     reason: str
+    code: int = FAILED
+    """As of a command: `WRONG_INPUT` if what was asked is wrong, as a message that does not fit."""

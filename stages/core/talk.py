@@ -13,6 +13,7 @@ from transformers import GenerationConfig, StoppingCriteria, StoppingCriteriaLis
 
 from data import chat
 from data.errors import DataError
+from stages.contract import FAILED, WRONG_INPUT
 from stages.core.answers import Answers
 from stages.core.dialogue import Ask, Drawing, Opening, Piece, Said, Wrong
 from stages.core.generation import Completion
@@ -37,15 +38,22 @@ class Talker:
 
         Without a chat template the model goes on with the bare text, as it was trained to.
         """
-        if not self.tokenizer.chat_template:
-            text = "\n".join(str(message["content"]) for message in messages)
-            ids = self.tokenizer(text, add_special_tokens=False)["input_ids"]
-            found = (list(messages), ids[-room:]) if ids and room > 0 else None
-        else:
+        if self.tokenizer.chat_template:
             [found] = chat.fit_prompts(self.tokenizer, [list(messages)], room)
+            long = chat.render_prompt(self.tokenizer, messages[-1:]) if found is None else []
+        else:
+            texts = ([*messages[start:]] for start in range(len(messages)))
+            found = next(((kept, ids) for kept in texts if len(ids := self._bare(kept)) <= room), None)
+            long = self._bare(messages[-1:])
         if found is None:
-            raise DataError(f"the message does not fit into {max(room, 0)} tokens; shorten it, or lower max_new_tokens")
+            raise DataError(f"the message has {len(long)} tokens and the model room for {max(room, 0)} beside its answer; shorten it")
+        if not found[1]:
+            raise DataError("the message has no tokens; say something")
         return found
+
+    def _bare(self, messages: Sequence[dict[str, Any]]) -> list[int]:
+        text = "\n".join(str(message["content"]) for message in messages)
+        return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
 
     def answer(self, ids: list[int], drawing: Drawing, show: Callable[[str], None], stop: Callable[[], bool]) -> Completion:
         """One answer, shown word by word."""
@@ -152,7 +160,8 @@ def serve(source: TextIO, out: TextIO, stop: Callable[[], bool], rest: Callable[
         try:
             tell(table.said(ask, lambda text: tell(Piece(text=text)), stop))
         except (DataError, RuntimeError, ValueError) as error:
-            tell(Wrong(reason=" ".join(str(error).split())[:500] or type(error).__name__))
+            code = WRONG_INPUT if isinstance(error, DataError) else FAILED
+            tell(Wrong(reason=" ".join(str(error).split())[:500] or type(error).__name__, code=code))
 
 
 def main() -> int:

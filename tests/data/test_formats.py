@@ -204,6 +204,20 @@ WRONG: dict[str, tuple[Any, str, dict[str, str], type[Record], str]] = {
     ),
     "no assistant": ({"messages": turns("Q")}, "messages", {}, Chat, "no assistant turn: found only user"),
     "a chat that only the assistant speaks in": ({"messages": [SAID]}, "messages", {}, Prompt, "nothing to answer"),
+    "a chat that nobody asked in": (
+        {"messages": [SAID]},
+        "messages",
+        {},
+        Chat,
+        "no user turn: found only assistant; wanted a turn of the user",
+    ),
+    "a prompt of the system alone": (
+        {"prompt": [{"role": "system", "content": "S"}]},
+        "prompt",
+        {},
+        Prompt,
+        "no user turn: found only system",
+    ),
     "a function call that is no JSON": (
         {"conversations": [{"from": "function_call", "value": "weather("}]},
         "sharegpt",

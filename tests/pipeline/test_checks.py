@@ -198,6 +198,25 @@ def test_data_of_which_no_share_can_be_held_out_are_refused_before_anything_star
         assert complaint(capsys, f"stages.{field}.{name}.0.path={path}", f"stages.{field}.validation=[{{path: {path}}}]") == ""
 
 
+@pytest.mark.parametrize("field", ["chat", "policy"])
+def test_a_handful_of_held_out_records_is_a_warning(capsys: pytest.CaptureFixture[str], field: str):
+    name = "prompts" if field == "policy" else "data"
+    write("rows", *({"messages": turns(f"Q{n}", "A"), "reference": "A"} for n in range(60)))
+    use = f"stages.{field}.{name}.0.path=rows.jsonl"
+    held = 1 if field == "chat" else 3
+    warns = f"warning: stages.{field}.{name}: about {held} of 60 records {'are' if held > 1 else 'is'} held out, and what is measured on so few says"
+    assert warns in told(capsys, use)
+    write("few", {"messages": turns("x", "A")}, {"messages": turns("y", "A")})
+    few = told(capsys, use, f"stages.{field}.validation=[{{path: few.jsonl}}]")
+    assert f"warning: stages.{field}.validation: 2 records are held out" in few
+    enough = told(capsys, use, f"stages.{field}.validation=[{{path: rows.jsonl}}]")
+    assert not [line for line in enough.splitlines() if f"stages.{field}." in line and "held out" in line]
+
+
+def test_of_text_a_few_held_out_documents_may_be_long_ones(capsys: pytest.CaptureFixture[str]):
+    assert not [line for line in told(capsys).splitlines() if "stages.base." in line and "held out" in line]
+
+
 def test_two_sources_of_one_document_each_can_be_divided(capsys: pytest.CaptureFixture[str]):
     for name in ("a", "b"):
         Path(f"{name}.txt").write_text(f"Document {name}.\n")

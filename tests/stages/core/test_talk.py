@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from data import chat
-from stages.contract import Hardware
+from data.errors import DataError
+from stages.contract import WRONG_INPUT, Hardware
 from stages.core.dialogue import Ask, Drawing, Opening
 from stages.core.rewards import end_of_turn, last_token_scores
 from stages.core.talk import Table, serve
@@ -88,6 +89,12 @@ def test_a_model_without_a_template_goes_on_with_the_bare_text(family, tmp_path)
     assert set(table.said(Ask(model="chat", messages=HELLO, drawing=Drawing(max_new_tokens=4)), lambda _: None, lambda: False).rewards) == {
         "judge"
     }
+    turns = [{"role": "user", "content": "cat dog " * 60}, {"role": "assistant", "content": "dog"}]
+    assert table.said(
+        Ask(model="chat", messages=[*turns, *HELLO], drawing=Drawing(max_new_tokens=4)), lambda _: None, lambda: False
+    ).forgotten
+    with pytest.raises(DataError, match=r"the message has 400 tokens and the model room for \d+ beside its answer"):
+        table.talker("chat").prompt([{"role": "user", "content": "cat dog " * 200}], 50)
 
 
 def test_what_cannot_be_answered_is_told_and_the_next_ask_is_heard(family):
@@ -100,5 +107,7 @@ def test_what_cannot_be_answered_is_told_and_the_next_ask_is_heard(family):
     lines = "".join(f"{one.model_dump_json()}\n" for one in (opening, *asks))
     serve(io.StringIO(lines), out, lambda: False, lambda: None)
     events = [json.loads(line) for line in out.getvalue().splitlines()]
-    assert "does not fit" in events[0]["reason"]
+    whole = len(chat.render_prompt(family[1], asks[0].messages))
+    assert events[0]["reason"].startswith(f"the message has {whole} tokens and the model room for")
+    assert events[0]["code"] == WRONG_INPUT, "and not that the model failed"
     assert events[-1]["event"] == "said"
