@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from pydantic import ValidationError
 from pipeline.errors import suggestion
 from stages.contract import Artifact
 from stages.core.files import digest
+from stages.core.trust import own_code
 
 MANIFEST = "manifest.json"
 
@@ -27,6 +29,16 @@ def inspect(folder: Path) -> Artifact | str:
         return _foreign(folder)
     except (OSError, ValueError, ValidationError) as error:
         return f"{folder} cannot be read: {' '.join(str(error).split())[:200]}"
+
+
+def untrusted_code(stage: str, folder: Path, trusted: Sequence[Path]) -> str | None:
+    """That an artifact's model is code of its own, which nothing named here trusts; None where it may be loaded."""
+    if folder.resolve() in trusted or not own_code(folder):
+        return None
+    return (
+        f"'{stage}' is code of its own (auto_map), which runs only where the recipe's `trust_remote_code` names where it comes from: "
+        "name such a recipe, not the run's folder"
+    )
 
 
 def _foreign(folder: Path) -> Artifact | str:

@@ -36,14 +36,20 @@ def main(arguments: list[str]) -> int:
         return _list(run, as_json=options.json)
     parts = [_part(run, stage) for stage in stages]
     if options.compare:
-        return _shown(_child({"parts": parts}), as_json=options.json)
+        return _shown(_child({"parts": parts, "trusted": run.may_run()}), as_json=options.json)
     out = Path(options.out or Path("exports") / "-".join([run.path.resolve().name, *(part["name"] for part in parts)]))
     if out.exists():
         raise RecipeError(f"{out} is there already; nothing was written. Name another folder with --out")
     merge = options.merge or (len(parts) == 1 and not options.adapter)
     given = {"combine": options.combine, "density": options.density, "rank": options.rank, "dtype": options.dtype}
     given |= {"shard_size": options.shard_size}
-    task = {"parts": parts, "out": str(out.resolve()), "merge": merge, **{k: v for k, v in given.items() if v is not None}}
+    task = {
+        "parts": parts,
+        "out": str(out.resolve()),
+        "merge": merge,
+        "trusted": run.may_run(),
+        **{k: v for k, v in given.items() if v is not None},
+    }
     if options.gguf or options.converter:
         _can_write_gguf(parts, options.converter, merge=merge)
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -83,6 +89,8 @@ def _parser() -> Parser:
 
 def _part(run: "Run", written: str) -> dict[str, Any]:
     """A stage's artifact, and its weight."""
+    from pipeline.artifacts import untrusted_code
+
     name, _, weight = written.partition(":")
     folder = run.current(name)
     if folder is None or folder.manifest() is None:
@@ -90,6 +98,8 @@ def _part(run: "Run", written: str) -> dict[str, Any]:
         raise RecipeError(
             run.lacks(name) or f"{run.path}: no stage '{name}' is done (done: {', '.join(done) or 'none'}){suggestion(name, done)}"
         )
+    if (complaint := untrusted_code(name, folder.artifact, run.may_run())) is not None:
+        raise RecipeError(complaint)
     try:
         return {"name": name, "folder": str(folder.artifact.resolve()), "weight": float(weight) if weight else 1.0}
     except ValueError as error:

@@ -12,6 +12,7 @@ from pipeline.references import HUB, Reference, repository, sources
 from pipeline.store import Run
 from stages.adapters.bases import SAFE, hub_base
 from stages.core.files import write_json
+from stages.core.trust import foreign_code
 
 if TYPE_CHECKING:
     from pipeline.plan import Plan
@@ -84,6 +85,8 @@ def fetch(name: str, commit: str, *, code: bool = False) -> Path:
     Raises RecipeError if one of them cannot be had, or if a file would lie outside of the repository's own folder.
     """
     folder = _snapshot(name, commit, f"{HUB}{repository(name)}", code=code)
+    if code and (complaint := foreign_code(folder)):
+        raise RecipeError(f"{HUB}{repository(name)}: {complaint}")
     try:
         base = hub_base(folder)
     except DataError as error:

@@ -167,6 +167,8 @@ class Own:
     text: str
     """The recipe's bytes."""
     overrides: tuple[str, ...] = ()
+    trusted: tuple[Path, ...] = ()
+    """Folders of results whose models' own code may run."""
 
 
 @dataclass(frozen=True)
@@ -201,6 +203,10 @@ class Run:
         known = [*self.own.folders, *self.own.lacking]
         absent = f"the recipe has no stage '{stage}' (stages: {', '.join(known)}){suggestion(stage, known)}; what else the run holds"
         return self.own.lacking.get(stage) or f"{absent} is had by its folder: name {self.path} instead of the recipe"
+
+    def may_run(self) -> tuple[Path, ...]:
+        """Artifacts whose models' own code may run: none of a run that is named by its folder, which anybody may have made."""
+        return tuple(folder.resolve() for folder in self.own.trusted) if self.own is not None else ()
 
     def recipe(self) -> tuple[str, tuple[str, ...]] | None:
         """Text and overrides of the recipe that is meant, or that the run was last started with; None where none is noted."""

@@ -10,9 +10,11 @@ from typing import Any
 
 from pipeline.artifacts import MANIFEST
 from pipeline.errors import Problem, RecipeError, StoreError
+from pipeline.hub import is_trusted
 from pipeline.plan import Step, make_plan
 from pipeline.reasons import differences
 from pipeline.recipe import Recipe, read
+from pipeline.references import Reference
 from pipeline.store import Own, Run, read_json
 
 RUNS = "runs"
@@ -95,16 +97,18 @@ def tell_others(run: Run) -> None:
 
 def _own(recipe: Recipe, run: Run, make: str) -> Own:
     try:
-        steps = make_plan(recipe, run).steps
+        plan = make_plan(recipe, run)
     except RecipeError as error:
         *before, last = error.problems
         told = f"{last.message}; what is done can still be had by the run's folder: name {run.path} instead of the recipe"
         raise RecipeError([*before, replace(last, message=told)]) from error
+    steps = plan.steps
     folders = {step.name: step.folder for step in steps if step.manifest is not None or _is_begun(step)}
     open_steps = [step for step in steps if step.manifest is None]
     others = {step.name: other for step in open_steps if (other := _instead(run, step)) is not None}
     lacking = {step.name: _lack(recipe, run, step, others.get(step.name), make) for step in open_steps}
-    return Own(folders, lacking, tuple(others), recipe.text)
+    trusted = tuple(folders[name].artifact for name in folders if is_trusted(plan, Reference("", name, ())))
+    return Own(folders, lacking, tuple(others), recipe.text, trusted=trusted)
 
 
 def _is_begun(step: Step) -> bool:

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.artifacts import inspect
+from pipeline.artifacts import inspect, untrusted_code
 from pipeline.errors import RecipeError, StoreError, suggestion
 from pipeline.store import Run
 from stages.contract import Artifact
@@ -16,6 +16,8 @@ class Cast:
 
     models: dict[str, Path]
     judges: dict[str, Path]
+    trusted: tuple[Path, ...] = ()
+    """Artifacts whose models' own code may run."""
     lacks: Callable[[str], str | None] = lambda name: None
     """Why a name is no finished stage of the recipe, and what to do."""
 
@@ -28,6 +30,8 @@ class Cast:
                 "is a reward model, which judges and does not talk" if name in self.judges else "is no finished language model of this run"
             )
             raise RecipeError(f"'{name}' {what} (there are {', '.join(self.models)}){suggestion(name, self.models)}")
+        if (complaint := untrusted_code(name, self.models[name], self.trusted)) is not None:
+            raise RecipeError(complaint)
         return name
 
 
@@ -47,4 +51,4 @@ def cast(run: Run) -> Cast:
     if not kinds["causal-lm"]:
         told = "".join(f"\n{run.lacks(name)}" for name in (run.own.replaced if run.own else ()))
         raise RecipeError(f"{run.path} holds no finished language model yet; first: pipeline run {run.path}" if not told else told.strip())
-    return Cast(kinds["causal-lm"], kinds["reward-model"], run.lacks)
+    return Cast(kinds["causal-lm"], kinds["reward-model"], run.may_run(), run.lacks)

@@ -32,12 +32,12 @@ def main(arguments: list[str]) -> int:
     people = cast(run)
     if not options.stage:
         tell_others(run)
-    stage = people.model(options.stage) if options.stage else list(people.models)[-1]
+    stage = people.model(options.stage or list(people.models)[-1])
     given = {name: getattr(options, name) for name in ("temperature", "top_p", "top_k", "max_new_tokens", "seed")}
     drawing = drawing_of({name: value for name, value in given.items() if value is not None})
     session = Session(people, stage, drawing, options.system)
     hardware = Hardware() if options.gpus is None else Hardware(gpus=options.gpus)
-    with Partner(Opening(models=people.models, judges=people.judges, hardware=hardware)) as partner:
+    with Partner(Opening(models=people.models, judges=people.judges, hardware=hardware, trusted=run.may_run())) as partner:
         typed = sys.stdin.isatty() and not options.prompt
         return _converse(session, partner, _typed(session) if typed else options.prompt or sys.stdin, as_json=options.json, typed=typed)
 

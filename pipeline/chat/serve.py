@@ -18,6 +18,7 @@ from pathlib import Path
 from pipeline.arguments import Parser
 from pipeline.artifacts import lacks_template
 from pipeline.errors import PipelineError, RecipeError
+from stages.core.trust import own_code
 
 DONE = 0
 ENGINES = ("auto", "transformers", "vllm")
@@ -49,8 +50,12 @@ def main(arguments: list[str]) -> int:
     people = cast(run)
     if not options.stage:
         tell_others(run)
-    stage = people.model(options.stage) if options.stage else list(people.models)[-1]
+    stage = people.model(options.stage or list(people.models)[-1])
     folder = people.models[stage]
+    if own_code(folder):
+        raise RecipeError(
+            f"'{stage}' is code of its own (auto_map), which is run here by `run`, `chat` and `export` alone; no server is started with it"
+        )
     _whole(folder, options.run, stage)
     argv = command(options.engine, stage, folder, options.host, options.port)
     _free(options.host, options.port)

@@ -3,6 +3,7 @@
 import argparse
 import json
 import sys
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, get_args
 
 from pydantic import ValidationError
@@ -38,7 +39,12 @@ def main(arguments: list[str]) -> int:
         secrets=secret_values(os.environ),
         say=lambda line: print(line, file=sys.stderr),
     )
-    print(json.dumps([as_json(one) for one in found], indent=1) if options.json else "\n\n".join(map(as_text, found)))
+    if options.json:
+        print(json.dumps([as_json(one) for one in found], indent=1))
+    elif options.dry_run:
+        print(dry_text(found, cards=options.cards or len(found) == 1))
+    else:
+        print("\n\n".join(map(as_text, found)))
     return DONE
 
 
@@ -63,7 +69,10 @@ def _parser() -> Parser:
     parser.add_argument("--tag", metavar="NAME", help="name this state; a tag never moves")
     parser.add_argument("--pull-request", action="store_true", default=None, help="propose the change instead of making it")
     parser.add_argument("--collection", action="store_true", default=None, help="gather the repositories in a collection")
-    parser.add_argument("--dry-run", action="store_true", help="show repositories, files and cards; touch no network")
+    parser.add_argument(
+        "--dry-run", action="store_true", help="show repositories, files and sizes, and the card of a single stage; touch no network"
+    )
+    parser.add_argument("--cards", action="store_true", help="with --dry-run: show the card of every stage")
     return parser.json()
 
 
@@ -97,15 +106,36 @@ def as_json(one: Any) -> dict[str, Any]:
 
 
 def as_text(one: Any) -> str:
-    """What was published, or what would be: with the card in full only where nothing was sent."""
-    visibility = "private" if one.private else "public"
-    if one.commit:
-        known = len(one.files) - len(set(one.sent) & set(one.files))
-        lines = [f"{one.url}  {visibility}  {one.commit[:10]}  {len(one.sent)} files sent, {known} were there"]
-        return "\n".join([*lines, *(f"  {note}" for note in one.notes)])
-    where = f"{one.repository}{f'/{one.folder}' if one.folder else ''}"
-    lines = [f"{where}  {visibility}  {one.revision}{f'  tag {one.tag}' if one.tag else ''}  nothing is sent (--dry-run)"]
-    lines += [f"  {size:>14,}  {name}" for name, size in one.files.items()]
-    lines += [f"  {'left out':>14}  {name}" for name in one.left_out]
-    lines += [f"  {note}" for note in one.notes]
-    return "\n".join([*lines, "", *(f"  | {line}" for line in one.card.splitlines())])
+    """What was published."""
+    known = len(one.files) - len(set(one.sent) & set(one.files))
+    lines = [f"{one.url}  {_visibility(one)}  {one.commit[:10]}  {len(one.sent)} files sent, {known} were there"]
+    return "\n".join([*lines, *(f"  {note}" for note in one.notes)])
+
+
+def dry_text(found: Sequence[Any], *, cards: bool) -> str:
+    """What would be published: file by file, with the cards where they are asked for, and all in a table."""
+    from pipeline.show import columns
+
+    rows = [(_place(one), _visibility(one), f"{len(one.files)} files", f"{sum(one.files.values()):,} bytes") for one in found]
+    files, size = sum(len(one.files) for one in found), sum(sum(one.files.values()) for one in found)
+    whole = [("in all", "", f"{files} files", f"{size:,} bytes")] if len(found) > 1 else []
+    more = [] if cards else ["the cards (README.md) in full: add --cards, or name one stage"]
+    parts = ["\n".join(_lines(one, card=cards)) for one in found]
+    return "\n\n".join([*parts, "\n".join([columns([*rows, *whole]), *more, "nothing is sent (--dry-run)"])])
+
+
+def _lines(one: Any, *, card: bool) -> Iterator[str]:
+    yield f"{_place(one)}  {_visibility(one)}  {one.revision}{f'  tag {one.tag}' if one.tag else ''}"
+    yield from (f"  {size:>14,}  {name}" for name, size in one.files.items())
+    yield from (f"  {'left out':>14}  {name}" for name in one.left_out)
+    yield from (f"  {note}" for note in one.notes)
+    if card:
+        yield from ("", *(f"  | {line}" for line in one.card.splitlines()))
+
+
+def _place(one: Any) -> str:
+    return f"{one.repository}{f'/{one.folder}' if one.folder else ''}"
+
+
+def _visibility(one: Any) -> str:
+    return "private" if one.private else "public"

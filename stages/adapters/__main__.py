@@ -16,7 +16,9 @@ def main(arguments: list[str]) -> int:
     os.environ["CUDA_VISIBLE_DEVICES"] = ""
     os.environ.update(HF_HUB_DISABLE_TELEMETRY="1", HF_HUB_DISABLE_PROGRESS_BARS="1", TRANSFORMERS_VERBOSITY="error", TQDM_DISABLE="1")
     from stages.adapters.exporting import compare, export
+    from stages.core.trust import trust_folders
 
+    trust_folders(task.trusted)
     try:
         done = export(task) if isinstance(task, Export) else compare(task)
     except (DataError, StageError) as error:

@@ -20,10 +20,17 @@ class Part(Spec):
     weight: float = 1.0
 
 
-class Export(Spec):
-    """Write one artifact from one or several."""
+class Task(Spec):
+    """What both kinds of task are told."""
 
     parts: tuple[Part, ...] = Field(min_length=1)
+    trusted: tuple[Path, ...] = ()
+    """Folders whose models' own code may run, as the recipe says."""
+
+
+class Export(Task):
+    """Write one artifact from one or several."""
+
     out: Path
     """Folder to write; absolute, and not there yet."""
     merge: bool = True
@@ -39,10 +46,8 @@ class Export(Spec):
     """Largest weights file."""
 
 
-class Comparison(Spec):
+class Comparison(Task):
     """Set adapters side by side."""
-
-    parts: tuple[Part, ...] = Field(min_length=1)
 
 
 class Done(Spec):

@@ -21,6 +21,8 @@ class Opening(Spec):
     judges: dict[str, Path] = {}
     """Folders of reward models."""
     hardware: Hardware = Hardware()
+    trusted: tuple[Path, ...] = ()
+    """Folders whose models' own code may run, as the recipe says."""
 
 
 class Drawing(Spec):

@@ -20,6 +20,7 @@ from stages.core.generation import Completion
 from stages.core.logprobs import completion_logprobs
 from stages.core.models import check_fit, context_of, load_causal_lm, load_reward_model, load_tokenizer
 from stages.core.rewards import ModelScorer, end_of_turn, reward_statistics
+from stages.core.trust import trust_folders
 
 
 @dataclass
@@ -154,6 +155,7 @@ def serve(source: TextIO, out: TextIO, stop: Callable[[], bool], rest: Callable[
         print(event.model_dump_json(), file=out, flush=True)
 
     table = Table(Opening.model_validate_json(source.readline()))
+    trust_folders(table.opening.trusted)
     for line in source:
         ask = Ask.model_validate_json(line)
         rest()

@@ -58,6 +58,7 @@ def test_the_orchestrator_imports_only_torch_free_files_of_the_stages():
         "stages.core.config",
         "stages.core.dialogue",
         "stages.core.files",
+        "stages.core.trust",
         "stages.core.workload",
         *ADAPTERS,
     } | {f"stages.{kind}.config" for kind in KINDS}
@@ -72,7 +73,16 @@ def test_the_orchestrator_imports_only_torch_free_files_of_the_stages():
 
 
 def test_the_orchestrator_knows_no_stage_by_name():
-    allowed = {"stages", "stages.contract", "stages.registry", "stages.core", "stages.core.config", "stages.core.files", *ADAPTERS}
+    allowed = {
+        "stages",
+        "stages.contract",
+        "stages.registry",
+        "stages.core",
+        "stages.core.config",
+        "stages.core.files",
+        "stages.core.trust",
+        *ADAPTERS,
+    }
     core = [name for name in modules() if package(name) == "pipeline" and name.count(".") == 1]
     wrong = [f"{name} -> {other}" for name in core for other in graph()[name] if package(other) == "stages" and other not in allowed]
     assert wrong == []

@@ -3,6 +3,7 @@
 The Hub is the one on loopback of `tests/hub`, the client is the real one.
 """
 
+import io
 import json
 import sys
 from collections.abc import Callable
@@ -12,11 +13,14 @@ from pathlib import Path
 import pytest
 
 from data.errors import DataError
+from pipeline.chat.cast import cast
 from pipeline.errors import RecipeError
 from pipeline.hub import check_trust, fetch, fetch_all, settle
 from pipeline.jobs import make_job
+from pipeline.target import results
 from stages.contract import Hardware, Job
-from stages.core.trust import REFUSED, strict, trust
+from stages.core.dialogue import Ask, Drawing, Opening
+from stages.core.trust import REFUSED, strict, trust, trust_folders
 from tests.hub.fixtures import hub
 from tests.hub.repository import Blob, Repository
 from tests.hub.server import Server
@@ -121,6 +125,59 @@ def test_trusted_code_runs_and_so_does_what_stages_make_of_it(hub: Server, jobs,
     assert type(loaded(chat)).__name__ == "OwnForCausalLM"
     trust(chat.model_copy(update={"inputs": {}}))
     assert strict(base.artifact)["trust_remote_code"] is False, "another job, which trusts nothing"
+
+
+@pytest.mark.parametrize("file", ["config.json", "tokenizer_config.json"])
+def test_trusted_settings_that_name_code_of_a_third_place_are_refused(
+    hub: Server, jobs, own_code, tmp_path: Path, witness: Path, file: str
+):
+    """transformers would take that code from whatever state the other repository is in."""
+    says = json.loads(own_code[file]) | {"auto_map": {"AutoConfig": "other/code--code_of_own.OwnConfig", "AutoTokenizer": [None, "x--y.Z"]}}
+    publish(hub, {"code_of_own.py": own_code["code_of_own.py"]}, "other/code")
+    commit = publish(hub, own_code | {file: json.dumps(says).encode()})
+    with pytest.raises(RecipeError, match=r"hub:them/model.*: its code is that of another repository, other/code \(auto_map\)"):
+        jobs(f"them/model@{commit}")
+    (folder := tmp_path / "copied").mkdir()
+    (folder / file).write_text(json.dumps(says))
+    assert strict(folder)["trust_remote_code"] is False
+    trust_folders([folder])
+    with pytest.raises(DataError, match="another repository, other/code"):
+        strict(folder)
+    assert not witness.exists()
+
+
+def test_chat_and_export_run_code_as_the_recipe_says_and_of_a_runs_folder_none(
+    hub: Server, jobs, own_code, workshop: Workshop, witness: Path
+):
+    commit = publish(hub, own_code)
+    jobs(f"them/model@{commit}")
+    assert workshop.carry_out() == 0
+    for name in ("base", "chat"):
+        for file, content in own_code.items():
+            if not (there := workshop.run.path / name / "artifact" / file).exists():
+                there.write_bytes(content)
+    by_recipe, by_folder = results("chain.yaml", "runs"), results("runs/chain", "runs")
+    assert cast(by_recipe).model("chat") == "chat"
+    assert {folder.parent.name.partition("-")[0] for folder in by_recipe.may_run()} == {"base", "chat"}
+    with pytest.raises(RecipeError, match=r"'chat' is code of its own \(auto_map\), which runs only where the recipe's"):
+        cast(by_folder).model("chat")
+    assert workshop.call("export", "runs/chain", "chat") == workshop.call("serve", "chain.yaml", "chat") == 2
+    jobs()  # the same recipe without its trust
+    with pytest.raises(RecipeError, match="is code of its own"):
+        cast(results("chain.yaml", "runs")).model("chat")
+    assert not witness.exists(), "none of this loads a model"
+
+
+def test_the_process_that_holds_models_trusts_what_it_is_told_and_nothing_else(own_code, tmp_path: Path, witness: Path):
+    from stages.core.talk import serve
+
+    ask = Ask(model="chat", messages=[{"role": "user", "content": "yes"}], drawing=Drawing(max_new_tokens=2))
+    for trusted, event in (((), "wrong"), ((tmp_path / "theirs",), "said")):
+        opening = Opening(models={"chat": tmp_path / "theirs"}, hardware=CPU, trusted=trusted)
+        serve(io.StringIO(f"{opening.model_dump_json()}\n{ask.model_dump_json()}\n"), out := io.StringIO(), lambda: False, lambda: None)
+        assert json.loads(out.getvalue().splitlines()[-1])["event"] == event
+        assert witness.exists() == bool(trusted)
+    trust_folders(())
 
 
 def test_trust_is_for_one_commit_and_not_for_what_comes_after_it(hub: Server, jobs, own_code, workshop: Workshop, witness: Path):

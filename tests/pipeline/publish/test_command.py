@@ -87,9 +87,24 @@ def test_a_secret_of_the_environment_stops_it(run: Path) -> None:
 def test_a_dry_run_lists_files_and_card(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([str(run), "chat", "--dry-run", "--owner", "me", "--tag", "v2"]) == 0
     shown = capsys.readouterr().out
-    assert shown.startswith("me/demo-chat  private  main  tag v2  nothing is sent (--dry-run)")
+    assert shown.startswith("me/demo-chat  private  main  tag v2\n")
+    assert shown.endswith("nothing is sent (--dry-run)\n")
     for part in ("model.safetensors", "README.md", "  | # demo-chat", "  | ## How to load it"):
         assert part in shown
+
+
+def test_a_dry_run_of_a_family_ends_in_a_table_and_keeps_the_cards_for_those_who_ask(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([str(run), "--dry-run", "--owner", "me"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert not [line for line in lines if line.startswith("  | ")]
+    *rows, whole, hint, last = lines[-8:]
+    assert [row.split()[0] for row in rows] == [f"me/demo-{name}" for name in ("words", "base", "chat", "judge", "policy")]
+    sizes = [int(row.split()[-2].replace(",", "")) for row in [*rows, whole]]
+    listed = [int(line.split()[0].replace(",", "")) for line in lines[:-8] if line.startswith("  ") and line.split()[0][0].isdecimal()]
+    assert sizes[-1] == sum(sizes[:-1]) == sum(listed)
+    assert (hint, last) == ("the cards (README.md) in full: add --cards, or name one stage", "nothing is sent (--dry-run)")
+    assert main([str(run), "--dry-run", "--owner", "me", "--cards"]) == 0
+    assert capsys.readouterr().out.count("  | ## How to load it") == 5
 
 
 def test_a_recipe_publishes_its_own_stages_and_no_others_of_its_run(run: Path) -> None:

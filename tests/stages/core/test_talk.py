@@ -93,7 +93,7 @@ def test_a_model_without_a_template_goes_on_with_the_bare_text(family, tmp_path)
     assert table.said(
         Ask(model="chat", messages=[*turns, *HELLO], drawing=Drawing(max_new_tokens=4)), lambda _: None, lambda: False
     ).forgotten
-    with pytest.raises(DataError, match=r"the message has 400 tokens and the model room for \d+ beside its answer"):
+    with pytest.raises(DataError, match=r"the message has 401 tokens and the model room for \d+ beside its answer"):
         table.talker("chat").prompt([{"role": "user", "content": "cat dog " * 200}], 50)
 
 
