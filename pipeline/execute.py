@@ -12,9 +12,10 @@ from data.secrets import redact, secret_values
 from pipeline.accelerate_config import write_accelerate_config
 from pipeline.ending import Ending, ending, last_lines
 from pipeline.errors import RecipeError, StoreError
+from pipeline.estimate.deciding import decided
 from pipeline.identity import Identity, identity_of
 from pipeline.jobs import make_job, relative, surroundings
-from pipeline.launch import WORKER, command, cuda_devices, environment, is_launched, node_script, resolved
+from pipeline.launch import WORKER, command, environment, is_launched, node_script
 from pipeline.lock import Lock
 from pipeline.plan import Plan, Selection, Step, make_plan
 from pipeline.process import Stop, spawn, watch
@@ -123,7 +124,9 @@ class Execution:
         folder.unseal()
         shutil.rmtree(folder.artifact, ignore_errors=True)
         attempt = folder.new_attempt()
-        hardware = resolved(self.plan.recipe.hardware, cuda_devices(os.environ), step.config)
+        hardware, told = decided(self.plan, step)
+        if told:
+            self.view.say(f"  {told}")
         job = make_job(self.plan, step, attempt.number, hardware)
         write_json(folder.path / "job.json", job.model_dump(mode="json"))
         argv = command(job.folder / "job.json", hardware, self.worker, attempt.folder.resolve() / "node.sh")

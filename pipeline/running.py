@@ -13,7 +13,7 @@ from pipeline.checks import WARNING, check_all, look
 from pipeline.errors import RecipeError, StoreError
 from pipeline.here import lacks_here
 from pipeline.identity import Identity, identities
-from pipeline.launch import WORKER, cuda_devices
+from pipeline.launch import WORKER
 from pipeline.lock import held
 from pipeline.plan import Plan, Selection, make_plan
 from pipeline.publishing import Publishing
@@ -133,20 +133,18 @@ def _again(options: argparse.Namespace, arguments: Sequence[str]) -> list[str]:
 
 
 def _dry(plan: Plan, worker: Sequence[str], *, as_json: bool) -> None:
-    from pipeline.launch import command, resolved
+    from pipeline.estimate.deciding import decided
+    from pipeline.launch import command
 
-    devices = cuda_devices(os.environ)
-    commands = {
-        step.name: command(step.folder.path / "job.json", resolved(plan.recipe.hardware, devices, step.config), worker)
-        for step in plan.steps
-        if step.action in ("run", "resume")
-    }
+    steps = [step for step in plan.steps if step.action in ("run", "resume")]
+    settled = {step.name: decided(plan, step) for step in steps}
+    commands = {step.name: command(step.folder.path / "job.json", settled[step.name][0], worker) for step in steps}
     if as_json:
         print(json.dumps(plan_json(plan) | {"commands": commands}, indent=1))
         return
     print(plan_text(plan))
-    for name, argv in commands.items():
-        print(f"\n{name}: {shlex.join(argv)}")
+    for name, (_, told) in settled.items():
+        print(f"\n{name}: {shlex.join(commands[name])}" + (f"\n  {told}" if told else ""))
 
 
 def _end(plan: Plan, target: str, code: int, *, as_json: bool) -> None:

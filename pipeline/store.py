@@ -111,6 +111,15 @@ class StageFolder:
             return {}
         return found if isinstance(found, dict) else {}
 
+    def ground(self) -> dict[str, Any] | None:
+        """What the newest sealed checkpoint says that it can be loaded on (`stages.core.checkpoints.Ground`); None without one that can be read."""
+        newest = self.checkpoint()
+        try:
+            found = read_json(self.path / "checkpoints" / newest / "COMPLETE") if newest else None
+        except StoreError:
+            return None
+        return found if isinstance(found, dict) else None
+
     def checkpoint(self) -> str | None:
         """Name of the newest sealed checkpoint."""
         sealed = [file.parent.name for file in self.path.glob("checkpoints/step-*/COMPLETE")]

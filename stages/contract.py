@@ -67,7 +67,7 @@ class Hardware(Spec):
     """How a run is carried out. Never part of a stage's identity."""
 
     gpus: Annotated[int, Field(ge=0)] | Literal["auto"] = "auto"
-    """CUDA devices to use on each node; `auto` takes all there are, and 0 the CPU."""
+    """CUDA devices to use on each node; `auto` takes all there are, or with `zero: auto` as many as can share a step evenly, and 0 the CPU."""
     processes: int | None = Field(None, gt=0)
     """Processes on a CPU-only node (gloo); on GPUs there is one a device."""
     nodes: int | None = Field(None, gt=0)
@@ -79,7 +79,8 @@ class Hardware(Spec):
     port: int = Field(29400, gt=0, lt=65536)
     """Of the first node, where the nodes meet."""
     zero: Literal[0, 1, 2, 3, "auto"] = "auto"
-    """DeepSpeed ZeRO stage 0 to 3; `auto` is 2 where several GPUs train what can be sharded and DeepSpeed is installed, else 0, whether it fits or not."""
+    """DeepSpeed ZeRO stage 0 to 3; `auto` takes what `pipeline plan` chooses for the GPUs that are here, with its micro-batch, recomputation and offload
+    where those are left open. Where sizes cannot be told it is 2 if several GPUs train what can be sharded and DeepSpeed is installed, else 0."""
     offload: Offload = Offload()
     """What ZeRO keeps outside the GPUs' memory."""
     deepspeed: str | None = None

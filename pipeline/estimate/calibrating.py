@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import PipelineError
+from pipeline.estimate.deciding import decided
 from pipeline.jobs import make_job
-from pipeline.launch import command, cuda_devices, environment, processes, resolved
+from pipeline.launch import command, environment, processes
 from pipeline.plan import Plan, Step
 from pipeline.references import repository
 
@@ -47,7 +48,7 @@ def calibrate(plan: Plan, step: Step) -> Measured | str:
     brief = step.config.brief(STEPS)
     if brief is None:
         return "not measured: it takes no steps"
-    hardware = resolved(plan.recipe.hardware, cuda_devices(os.environ), step.config)
+    hardware, _ = decided(plan, step)
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place) / "stage"
         (folder / "attempts" / "1").mkdir(parents=True)

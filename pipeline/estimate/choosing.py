@@ -139,6 +139,8 @@ def option_of(stage: Stage, config: StageConfig, setting: Setting, hardware: Har
 
 def nearest(stage: Stage, config: StageConfig, models: Mapping[str, Model], hardware: Hardware, machine: Machine) -> str:
     """What is near a stage that does not fit, and does: more nodes, an adapter, or a device with more memory."""
+    if wrong := share(stage, processes(config, hardware, machine)):
+        return wrong
     found = options(stage, config, hardware, machine)
     if wrong := next((option.impossible for option in found if option.impossible and fits(option.memory, machine)), None):
         return wrong

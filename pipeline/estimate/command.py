@@ -14,7 +14,7 @@ from pipeline.estimate.calibrating import Measured, calibrate
 from pipeline.estimate.choosing import Option, choose, nearest, options, processes
 from pipeline.estimate.machine import Machine, machine
 from pipeline.estimate.models import Model, Models, players
-from pipeline.estimate.stages import Disk, Stage, disk, hours, model_flops, total_steps
+from pipeline.estimate.stages import Disk, Stage, disk, hours, model_flops, share, total_steps
 from pipeline.jobs import source_folder
 from pipeline.plan import Plan, Step
 from pipeline.references import sources
@@ -40,6 +40,11 @@ class Estimate:
     disk: Disk
     measured: Measured | str | None = None
     """A few steps of the stage on this machine; or why they were not taken."""
+
+    @property
+    def unshared(self) -> bool:
+        """Whether no option is possible because so many processes cannot share a step."""
+        return self.chosen is None and share(self.stage, self.options[0].setting.processes) is not None
 
 
 def estimate(plan: Plan, machine: Machine, only: Sequence[str] | None = None, *, measure: bool = False) -> list[Estimate]:
@@ -125,7 +130,8 @@ def told(found: Sequence[Estimate], machine: Machine, *, as_json: bool) -> str:
 
 def main(plan: Plan, words: Any) -> int:
     """The part of `pipeline plan` behind `--gpus`. Exit code 0 if every stage fits, 1 if one does not."""
-    made = machine(words.gpus, words.gpu_memory, words.gpu, nodes=words.nodes or 1, price=words.price, mfu=words.mfu)
+    given = {"nodes": words.nodes or 1, "price": words.price, "mfu": words.mfu, "processes": plan.recipe.hardware.processes or 1}
+    made = machine(words.gpus, words.gpu_memory, words.gpu, **given)
     if plan.recipe.hardware.nodes and words.nodes is None:
         made = replace(made, nodes=plan.recipe.hardware.nodes)
     selected = [step.name for step in plan.steps if step.action != "left out"]

@@ -1,6 +1,8 @@
 """What a plan is made for: devices, their memory and speed, their price, and the assumptions that stand where nothing was measured."""
 
+import os
 from dataclasses import dataclass
+from pathlib import Path
 
 from pipeline.errors import RecipeError
 from pipeline.estimate.gpus import GPU, GPUS, gpu_named, size_of
@@ -25,6 +27,8 @@ class Machine:
     price: float | None = None
     """Of one device for an hour."""
     mfu: float = MFU
+    bf16: bool = True
+    """Whether devices that the table does not know multiply bf16 fast."""
 
     @property
     def usable(self) -> float:
@@ -36,7 +40,8 @@ class Machine:
         fp16 alone, which is not possible under ZeRO."""
         if precision != "auto" or not self.gpus:
             return 2 if precision in ("bf16", "fp16") else 4
-        return 4 if self.gpu is not None and self.gpu.bf16 is None and zero else 2
+        fast = self.gpu.bf16 is not None if self.gpu else self.bf16
+        return 2 if fast or not zero else 4
 
     @property
     def label(self) -> str:
@@ -47,9 +52,17 @@ class Machine:
 
 
 def machine(
-    gpus: int, memory: str | None, gpu: str | None, *, nodes: int = 1, price: float | None = None, mfu: float | None = None
+    gpus: int,
+    memory: str | None,
+    gpu: str | None,
+    *,
+    nodes: int = 1,
+    price: float | None = None,
+    mfu: float | None = None,
+    processes: int = 1,
 ) -> Machine:
-    """From the words of a command line. Raises RecipeError where it does not say how much memory a device has."""
+    """From the words of a command line; a CPU whose memory they leave out is this machine's, shared by `processes`. Raises RecipeError where they do
+    not say how much memory a GPU has."""
     for name, value in (("--gpus", gpus + 1), ("--nodes", nodes), ("--price", price), ("--mfu", mfu)):
         if value is not None and value <= 0:
             raise RecipeError(
@@ -58,7 +71,16 @@ def machine(
     if mfu is not None and mfu > 1:
         raise RecipeError(f"--mfu: found {mfu:g}, wanted a share of the peak, such as {MFU:g}")
     device = gpu_named(gpu) if gpu is not None else None
-    if memory is None and device is None:
+    if memory is None and device is None and gpus:
         raise RecipeError(f"--gpus: how much memory has each? Say --gpu-memory 80GB, or --gpu and one of {', '.join(GPUS)}")
-    size = size_of(memory) if memory is not None else device.memory  # type: ignore[union-attr]  # one of the two is there
+    size = size_of(memory) if memory is not None else device.memory if device is not None else main_memory() // processes
     return Machine(gpus, size, nodes, device, price, MFU if mfu is None else mfu)
+
+
+def main_memory() -> int:
+    """Bytes of this machine's main memory, or as many as a container may have of them."""
+    whole = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    try:
+        return min(whole, int(Path("/sys/fs/cgroup/memory.max").read_text()))
+    except (OSError, ValueError):  # no such limit: there is no file, or it says `max`
+        return whole

@@ -202,12 +202,20 @@ def fits(memory: Memory, machine: Machine) -> bool:
     return memory.total <= machine.usable
 
 
+BATCHES = {"packed": ("rows", "batch_tokens"), "pairs": ("pairs", "batch_pairs"), "answers": ("answers", "batch")}
+"""By what a step is made of: its name, and the setting that says how many."""
+
+
 def share(stage: Stage, processes: int) -> str | None:
-    """Why a step of the stage cannot be shared by so many processes; None if it can."""
-    rows, what = stage.per_step(), {"packed": "rows", "pairs": "pairs", "answers": "answers"}[stage.work.rows]
+    """Why a step of the stage cannot be shared by so many processes, with the nearest numbers that can; None if it can."""
+    rows, (what, setting) = stage.per_step(), BATCHES[stage.work.rows]
     if stage.work.rows == "answers":
-        return f"a rollout of {rows} {what} is fewer than {processes} processes" if 1 < rows < processes else None
-    return f"a step of {rows} {what} cannot be shared by {processes} processes evenly" if rows % processes else None
+        few = f"a rollout of {rows} {what} is fewer than {processes} processes: take {rows} at most, or set {setting} to {processes}"
+        return few if 1 < rows < processes else None
+    if rows % processes == 0:
+        return None
+    more = -(-rows // processes) * processes * (stage.context if stage.work.rows == "packed" else 1)
+    return f"a step of {rows} {what} cannot be shared by {processes} processes evenly: take {divisor(rows, processes)}, or set {setting} to {more}"
 
 
 def players_told(held: Sequence[Held]) -> str:

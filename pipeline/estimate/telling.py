@@ -60,7 +60,7 @@ HEAD = ("stage", "kind", "parameters", "trained", "tokens", "FLOPs", "time", "pr
 
 def _row(each: "Estimate") -> tuple[str, ...]:
     stage = each.stage
-    memory = gigabytes(each.chosen.memory.total) if each.chosen else "does not fit"
+    memory = gigabytes(each.chosen.memory.total) if each.chosen else "" if each.unshared else "does not fit"
     return (
         stage.name,
         stage.kind,
@@ -77,17 +77,19 @@ def _row(each: "Estimate") -> tuple[str, ...]:
 
 
 def _details(each: "Estimate") -> str:
-    """The options of one stage, and why one of them was chosen."""
+    """The options of one stage, and why one of them was chosen; none where it cannot be shared by so many processes at all."""
+    held = ", ".join(
+        f"{player.player.name} {count(player.parameters)}" + (f" ({count(player.trained)} trained)" if player.trained else "")
+        for player in each.stage.held
+    )
+    if each.unshared:
+        return f"{each.stage.name}: {held}\n  {each.near}{_measured(each)}"
     rows: list[tuple[str, ...]] = [("", *PARTS, "in all", "most while", "main memory", "")]
     for option in each.options:
         cells = [gigabytes(getattr(option.memory, part)) for part in PARTS]
         mark = "<- chosen" if option is each.chosen else "" if option.fits else option.impossible or "does not fit"
         host = gigabytes(option.memory.host) if option.memory.host else ""
         rows.append((f"  {option.label}", *cells, gigabytes(option.memory.total), option.phase, host, mark))
-    held = ", ".join(
-        f"{player.player.name} {count(player.parameters)}" + (f" ({count(player.trained)} trained)" if player.trained else "")
-        for player in each.stage.held
-    )
     return f"{each.stage.name}: {held}; GB of one process\n{columns(rows)}\n{why(each)}{_measured(each)}"
 
 
@@ -106,9 +108,13 @@ def why(each: "Estimate") -> str:
     """In one line: what was chosen and why, or what would fit."""
     if each.chosen is None:
         return f"  does not fit: {each.near}"
-    before = [option for option in each.options if option.rank < each.chosen.rank]
-    reason = "; ".join(_against(option) for option in before[:4])
-    return f"  chosen: {' '.join(each.chosen.overrides)}; {reason or 'nothing is cheaper'}"
+    return f"  chosen: {' '.join(each.chosen.overrides)}; {reasons(each.options, each.chosen) or 'nothing is cheaper'}"
+
+
+def reasons(options: Sequence["Option"], chosen: "Option") -> str:
+    """Why none of those was taken that come before the chosen one; empty where none does."""
+    before = [option for option in options if option.rank < chosen.rank]
+    return "; ".join(_against(option) for option in before[:4])
 
 
 def _against(option: "Option") -> str:

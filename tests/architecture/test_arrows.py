@@ -29,6 +29,7 @@ ENVIRONMENT = {
     "pipeline.publish.command": "looks for secrets, to keep them out of what is sent",
     "pipeline.execute": "hands the environment on to stage processes",
     "pipeline.estimate.calibrating": "hands the environment on to stage processes",
+    "pipeline.estimate.deciding": "looks which devices a child would see",
     "pipeline.chat.serve": "hands the environment on to the server",
     "pipeline.running": "looks which devices a child would see",
     "pipeline.here": "looks which devices a child would see",

@@ -1,6 +1,7 @@
 """`pipeline plan RECIPE --gpus N` as it is typed: for people, for programs, and with what is wrong."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -62,6 +63,25 @@ def test_tokens_of_data_that_lie_here_are_told_by_their_size(small: Path, capsys
 def test_what_does_not_fit_ends_with_code_one_and_what_would(small: Path, capsys: pytest.CaptureFixture[str]):
     assert main(["plan", "small.yaml", "--gpus", "8", "--gpu-memory", "2GB"]) == 1
     assert "does not fit" in capsys.readouterr().out
+
+
+def test_a_step_that_cannot_be_shared_is_told_once_with_what_can(small: Path, capsys: pytest.CaptureFixture[str]):
+    assert main(["plan", "small.yaml", "stages.chat.batch_tokens=8192", "--gpus", "8", "--gpu", "a100"]) == 1
+    told = capsys.readouterr().out
+    why = "a step of 4 rows cannot be shared by 8 processes evenly: take 4, or set batch_tokens to 16384"
+    assert told.count(why) == 2, "in the summary, and with the stage"
+    assert "does not fit" not in told
+    assert main(["plan", "small.yaml", "stages.chat.batch_tokens=16384", "--gpus", "8", "--gpu", "a100"]) == 0
+
+
+def test_a_cpu_whose_memory_is_not_given_is_this_machine(small: Path, capsys: pytest.CaptureFixture[str]):
+    whole = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    sizes = []
+    for count in ("1", "2"):
+        main(["plan", "small.yaml", f"hardware.processes={count}", "--gpus", "0", "--json"])
+        sizes.append(json.loads(capsys.readouterr().out)["machine"]["memory"])
+    assert 0 < sizes[0] <= whole
+    assert sizes[1] == sizes[0] // 2
 
 
 def test_on_a_cpu_processes_are_the_recipes(small: Path, capsys: pytest.CaptureFixture[str]):

@@ -1,0 +1,107 @@
+"""What a run does where `hardware.zero` is left open: what `pipeline plan` would choose for the GPUs that are here.
+
+Where their memory or a model's size cannot be told it is what `pipeline.launch.resolved` says: ZeRO-2 where several GPUs train what can be sharded.
+"""
+
+import os
+import shutil
+import subprocess
+from dataclasses import replace
+from importlib.util import find_spec
+
+from pipeline.errors import RecipeError
+from pipeline.estimate.choosing import Option, choose, nearest, options
+from pipeline.estimate.machine import MFU, Machine, main_memory
+from pipeline.estimate.models import Model, Models, players
+from pipeline.estimate.stages import Stage, share
+from pipeline.estimate.telling import gigabytes, reasons
+from pipeline.launch import cuda_devices, resolved
+from pipeline.plan import Plan, Step
+from stages.contract import Hardware, Offload
+
+ASK = ("nvidia-smi", "--query-gpu=memory.total,compute_cap", "--format=csv,noheader,nounits")
+
+
+def decided(plan: Plan, step: Step) -> tuple[Hardware, str]:
+    """Hardware of a stage with all decided that its processes have to be started with; and what was chosen and why, where something was."""
+    asked = plan.recipe.hardware
+    usual = resolved(asked, cuda_devices(os.environ), step.config)
+    if asked.zero != "auto" or not usual.gpus or not step.config.is_shared:
+        return usual, ""
+    try:
+        machine, stage, models = _machine(usual), *_sizes(plan, step)
+    except RecipeError as error:
+        return usual, f"ZeRO-{usual.zero} without a plan: {error}"
+    if asked.gpus == "auto":
+        machine = replace(machine, gpus=_most(stage, machine))
+    held = _kept(step, asked)
+    found = [option for option in options(stage, step.config, held, machine) if _possible(option, machine)]
+    chosen = choose(found)
+    if chosen is None:
+        return usual, f"ZeRO-{usual.zero}, though it may not fit: {nearest(stage, step.config, models, held, machine)}"
+    return _with(usual, machine, chosen), _told(found, chosen, machine, usual)
+
+
+def _machine(hardware: Hardware) -> Machine:
+    """The GPUs of this node, as small as the smallest of them. Raises RecipeError where the driver's own program is not there or does not know."""
+    if shutil.which(ASK[0]) is None:
+        raise RecipeError(f"there is no {ASK[0]} to tell how much memory the GPUs have")
+    try:
+        answer = subprocess.run(ASK, capture_output=True, text=True, timeout=20, check=True).stdout
+        found = [(int(memory) << 20, float(capability)) for memory, capability in (line.split(",") for line in answer.splitlines())]
+        memory, capability = (min(values) for values in zip(*found, strict=True))
+    except (OSError, ValueError, subprocess.SubprocessError) as error:
+        raise RecipeError(f"{ASK[0]} does not tell how much memory the GPUs have") from error
+    return Machine(int(hardware.gpus), memory, hardware.nodes or 1, mfu=MFU, bf16=capability >= 8)
+
+
+def _sizes(plan: Plan, step: Step) -> tuple[Stage, dict[str, Model]]:
+    """The stage and the models that it takes. Raises RecipeError where a size cannot be told."""
+    models, taken = Models(plan), dict[str, Model]()
+    for each in plan.steps:
+        taken = models.of_step(each)
+        if each.name == step.name:
+            break
+    work = step.config.workload()
+    if work is None:
+        raise RecipeError(f"a stage of kind {step.kind} does not say what it computes")
+    return Stage(step.name, step.kind, work, tuple(players(work, taken))), taken
+
+
+def _most(stage: Stage, machine: Machine) -> int:
+    """As many of the GPUs as can share a step of the stage."""
+    return next((count for count in range(machine.gpus, 0, -1) if share(stage, count * machine.nodes) is None), machine.gpus)
+
+
+def _kept(step: Step, asked: Hardware) -> Hardware:
+    """A stage that goes on keeps the ZeRO level of its checkpoint, which fits no other."""
+    ground = step.folder.ground()
+    return asked if ground is None else asked.model_copy(update={"zero": ground.get("zero", 0)})
+
+
+def _possible(option: Option, machine: Machine) -> bool:
+    """Whether this machine has what the plan takes for granted: DeepSpeed, a folder for `nvme`, main memory."""
+    setting = option.setting
+    if setting.zero and not find_spec("deepspeed"):
+        return False
+    return "nvme" not in (setting.optimizer, setting.parameters) and option.memory.host * machine.gpus <= main_memory()
+
+
+def _with(hardware: Hardware, machine: Machine, chosen: Option) -> Hardware:
+    setting = chosen.setting
+    offload = {"optimizer": setting.optimizer, "parameters": setting.parameters}
+    update = {
+        "gpus": machine.gpus,
+        "zero": setting.zero,
+        "offload": Offload.model_validate({name: place for name, place in offload.items() if place != "device"}),
+        "micro_batch": setting.rows or "auto",
+        "gradient_checkpointing": setting.checkpointing,
+    }
+    return hardware.model_copy(update=update)
+
+
+def _told(found: list[Option], chosen: Option, machine: Machine, usual: Hardware) -> str:
+    why = reasons(found, chosen)
+    needs = f"{gigabytes(chosen.memory.total)} of {gigabytes(machine.usable)} GB on each GPU"
+    fewer = f"{machine.gpus} of {usual.gpus} GPUs, since a step cannot be shared by more evenly; " if machine.gpus != usual.gpus else ""
+    return f"{fewer}{chosen.label}: {needs} by the plan" + (f"; {why}" if why else "")
