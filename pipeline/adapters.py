@@ -3,7 +3,6 @@
 import json
 from collections.abc import Mapping
 from dataclasses import replace
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +11,7 @@ from pipeline.artifacts import inspect
 from pipeline.errors import Problem
 from stages.adapters.bases import base_of
 from stages.adapters.combinations import Carried, complaint
-from stages.adapters.config import LowRank, QLora, settings_of
+from stages.adapters.config import LowRank, settings_of
 from stages.adapters.layers import Decoder, name_problems
 from stages.contract import Adapters
 from stages.core.config import Llama
@@ -75,10 +74,10 @@ def _in_folder(file: Path) -> Decoder | None:
         return None
 
 
-def base_problems(recipe: "Recipe", fetched: Mapping[str, Path] = NONE, *, here: bool = True) -> list[Problem]:
-    """Adapters in the user's folders or from the Hub whose base is missing or another one, and with `here` four-bit bases where nothing can hold them."""
+def base_problems(recipe: "Recipe", fetched: Mapping[str, Path] = NONE) -> list[Problem]:
+    """Adapters in the user's folders or from the Hub whose base is missing or another one."""
     problems: list[Problem] = []
-    for name, config in recipe.stages.items():
+    for name in recipe.stages:
         for ref in recipe.references[name]:
             folder = _folder(recipe, ref, fetched)
             if folder is not None and (found := _adapters(folder)) is not None:
@@ -86,10 +85,6 @@ def base_problems(recipe: "Recipe", fetched: Mapping[str, Path] = NONE, *, here:
                     base_of(folder, found)
                 except DataError as error:
                     problems.append(recipe.problem(name, ref.field, str(error)))
-        own = getattr(config, "adapter", None)
-        if here and isinstance(own, QLora) and find_spec("bitsandbytes") is None:
-            lacks = "qlora needs bitsandbytes, which is not installed: pip install 'recipe-pipeline[qlora]'; or use kind: lora"
-            problems.append(recipe.problem(name, "adapter.kind", lacks))
     return problems
 
 

@@ -1,6 +1,5 @@
 """What lies in a folder that a recipe names: its kind, its content's digest, and what it says of itself."""
 
-import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,7 +9,7 @@ from pydantic import ValidationError
 
 from pipeline.errors import suggestion
 from stages.contract import Artifact
-from stages.core.files import digest
+from stages.core.files import digest, digest_of
 from stages.core.trust import own_code
 
 MANIFEST = "manifest.json"
@@ -110,5 +109,4 @@ def folder_digest(folder: Path) -> str:
 
 def content_digest(files: dict[str, dict[str, Any]]) -> str:
     """One digest of a listing: the same wherever the folder lies."""
-    lines = "".join(f"{entry['sha256']} {name}\n" for name, entry in sorted(files.items()))
-    return hashlib.sha256(lines.encode()).hexdigest()
+    return digest_of({name: entry["sha256"] for name, entry in files.items()})

@@ -50,8 +50,8 @@ class Look:
         return self.plan
 
 
-def look(name: str, overrides: Sequence[str], runs: str, selection: Selection | None = None, *, here: bool = True) -> Look:
-    """Everything that is wrong with a recipe, but for the rows of its data, and with `here` for what this machine lacks.
+def look(name: str, overrides: Sequence[str], runs: str, selection: Selection | None = None) -> Look:
+    """Everything that is wrong with a recipe, but for the rows of its data and what this machine lacks.
 
     Raises RecipeError if there is no recipe, or no such stage to select.
     """
@@ -65,7 +65,7 @@ def look(name: str, overrides: Sequence[str], runs: str, selection: Selection | 
             plan = make_plan(recipe, run, selection)
         except RecipeError as error:
             problems = error.problems
-    return Look(recipe, plan, [*problems, *_of_recipe(recipe, here=here), *(_of_plan(plan) if plan else [])])
+    return Look(recipe, plan, [*problems, *_of_recipe(recipe), *(_of_plan(plan) if plan else [])])
 
 
 def check(looked: Look) -> list[str]:
@@ -95,8 +95,8 @@ def _here(recipe: Recipe) -> list[str]:
     return [f"{WARNING}a run cannot start on this machine: {problem}" for problem in lacks_here(recipe)]
 
 
-def _of_recipe(recipe: Recipe, *, here: bool = True) -> list[Problem]:
-    return handoff_problems(recipe, here=here) + outward_problems(recipe)
+def _of_recipe(recipe: Recipe) -> list[Problem]:
+    return handoff_problems(recipe) + outward_problems(recipe)
 
 
 def _of_plan(plan: Plan) -> list[Problem]:

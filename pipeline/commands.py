@@ -26,7 +26,7 @@ def plan(arguments: list[str]) -> int:
     selection = Selection(options.start, options.until, options.only, tuple(options.redo))
     if options.gpus is None and (given := next((name for name in MACHINE if getattr(options, name) not in (None, False)), None)):
         raise RecipeError(f"--{given.replace('_', '-')} is about a machine: say --gpus and how many it has")
-    made = look(options.recipe, options.overrides, options.runs, selection, here=options.gpus is None).whole()
+    made = look(options.recipe, options.overrides, options.runs, selection).whole()
     if options.gpus is not None:
         from pipeline.estimate.command import main
 

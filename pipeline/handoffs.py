@@ -13,9 +13,9 @@ from pipeline.references import wanted_sources
 MEND = "a tokenizer stage (`existing: ...`) adds one; name it as `tokenizer` of the stage that begins with this model"
 
 
-def handoff_problems(recipe: Recipe, *, here: bool = True) -> list[Problem]:
-    """All that the recipe and the folders that it names tell, and with `here` what this machine lacks for it."""
-    return length_problems(recipe) + folder_problems(recipe) + base_problems(recipe, here=here)
+def handoff_problems(recipe: Recipe) -> list[Problem]:
+    """All that the recipe and the folders that it names tell."""
+    return length_problems(recipe) + folder_problems(recipe) + base_problems(recipe)
 
 
 def contexts_of(recipe: Recipe) -> dict[str, dict[str, int | None]]:

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
-from importlib.util import find_spec
 
 from data.secrets import findings, redact
 from pipeline.errors import Problem
@@ -12,22 +11,13 @@ from pipeline.references import fields
 
 def outward_problems(recipe: Recipe) -> list[Problem]:
     """Everything that is wrong with it."""
-    return tracker_problems(recipe) + licence_problems(recipe)
-
-
-def tracker_problems(recipe: Recipe) -> list[Problem]:
-    """Trackers that are asked for and not installed, and settings that they would show and that look like secrets."""
-    document = recipe.document
-    missing = [
-        Problem(document.place(("track", number)), f"track.{number}", f"{name} is not installed: pip install 'recipe-pipeline[{name}]'")
-        for number, name in enumerate(recipe.track)
-        if find_spec(name) is None
-    ]
-    return missing + (secret_problems(recipe) if recipe.track else [])
+    return secret_problems(recipe) + licence_problems(recipe)
 
 
 def secret_problems(recipe: Recipe) -> list[Problem]:
-    """Settings of stages that look like secrets. The message does not hold them."""
+    """Settings of stages that look like secrets, where trackers would show them. The message does not hold them."""
+    if not recipe.track:
+        return []
     told = "looks like {}, and `track` shows every setting: leave it out, and hand it on in the environment"
     found = [
         recipe.problem(name, field.path, told.format(looks[0].what))

@@ -36,7 +36,7 @@ def run_recipe(options: argparse.Namespace, arguments: Sequence[str], worker: Se
     if options.dry_run:
         _dry(plan, worker or WORKER, as_json=options.json)
         return DONE
-    if lacking := lacks_here(recipe):
+    if lacking := lacks_here(recipe, [step.name for step in plan.steps if step.works]):
         raise RecipeError(lacking)
     if other := elsewhere(recipe, run):
         print(f"note: this run begins in {run.path}{other}", file=sys.stderr)

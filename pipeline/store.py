@@ -15,7 +15,7 @@ from typing import Any
 
 from pipeline.artifacts import MANIFEST, content_digest, listing
 from pipeline.errors import LaterFormatError, StoreError, suggestion
-from stages.core.files import digest, write_json
+from stages.core.files import digest, write_json, write_text
 
 LOCK = "lock"
 """File of the run directory that whoever works on it holds (`pipeline.lock`)."""
@@ -250,9 +250,7 @@ class Run:
     def record_recipe(self, text: str, overrides: tuple[str, ...], recipe: Path) -> None:
         """The recipe's bytes, and what the command line changed in them."""
         self.path.mkdir(parents=True, exist_ok=True)
-        partial = self.path / "recipe.yaml.partial"
-        partial.write_bytes(text.encode())
-        partial.replace(self.path / "recipe.yaml")
+        write_text(self.path / "recipe.yaml", text)
         # Relative, so that a run and its recipe can move together; between real folders, because `..` does not go back through a link.
         where = os.path.relpath(recipe.resolve(), self.path.resolve())
         write_json(self.path / "overrides.json", {"overrides": list(overrides), "recipe": where})

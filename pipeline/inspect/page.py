@@ -10,6 +10,7 @@ from markupsafe import Markup
 
 from data.inspection.report import Report
 from pipeline.inspect.wording import figures, headline, judged, legend, span
+from stages.core.files import write_text
 
 MARK = "\0"
 """Stands in the legend where an example of what is learned goes."""
@@ -18,9 +19,7 @@ MARK = "\0"
 def write_page(report: Report, name: str, file: Path) -> None:
     """Write the page, whole or not at all."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    partial = file.with_name(file.name + ".partial")
-    partial.write_text(page(report, name), encoding="utf-8", errors="replace")
-    partial.replace(file)
+    write_text(file, page(report, name).encode(errors="replace").decode())
 
 
 def page(report: Report, name: str) -> str:

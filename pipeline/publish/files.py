@@ -4,7 +4,6 @@ An allowlist, because the client sends whatever lies in a folder, links to files
 """
 
 import fnmatch
-import hashlib
 import json
 import os
 import shutil
@@ -21,6 +20,7 @@ from pipeline.publish.finished import Finished
 from pipeline.publish.markdown import unescaped
 from pipeline.publish.places import Place
 from pipeline.publishing import MAIN
+from stages.core.files import digest
 
 ALLOWED = (
     "config.json",
@@ -116,11 +116,9 @@ def _take(stage: Finished, name: str, target: Path) -> None:
         _link_or_copy(source, target)
     else:
         shutil.copyfile(source, target)  # small, and some are rewritten below
-    with target.open("rb") as stream:
-        digest = hashlib.file_digest(stream, "sha256").hexdigest()
-    if digest != wanted["sha256"]:
+    if (found := digest(target)) != wanted["sha256"]:
         raise PublishError(
-            f"{source} is not what its manifest says (SHA-256 {digest[:12]}…, wanted {wanted['sha256'][:12]}…); run the stage again"
+            f"{source} is not what its manifest says (SHA-256 {found[:12]}…, wanted {wanted['sha256'][:12]}…); run the stage again"
         )
 
 

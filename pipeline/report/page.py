@@ -26,6 +26,7 @@ from pipeline.report.on_the_way import Thread, threads
 from pipeline.report.outcome_plots import ways
 from pipeline.report.reading import Run, Stage, Tie, read_run
 from pipeline.store import Own
+from stages.core.files import write_text
 
 SIZE_LIMIT = 3_000_000
 """Bytes of a page."""
@@ -51,9 +52,7 @@ def write_report(folder: Path, out: Path | None = None, own: Own | None = None) 
     page = render(read_run(folder, own))
     target = out or folder / "report.html"
     target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.with_name(target.name + ".partial")
-    partial.write_text(page, encoding="utf-8")
-    partial.replace(target)
+    write_text(target, page)
     return target
 
 

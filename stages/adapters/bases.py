@@ -1,6 +1,5 @@
 """The base of an adapter: named so that it is found again after a run has moved or was published, and known by the digest of its weights. Torch-free."""
 
-import hashlib
 import json
 import os
 from collections.abc import Sequence
@@ -10,7 +9,7 @@ from typing import Any
 
 from data.errors import DataError
 from stages.contract import Adapters, Artifact
-from stages.core.files import digest
+from stages.core.files import digest, digest_of
 
 CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
@@ -98,11 +97,10 @@ def _on_hub(folder: Path, name: str, revision: str | None) -> Path:
 
 def weights_digest(folder: Path) -> str:
     """One digest of a model's weights, whatever else lies beside them. Raises DataError if there are none."""
-    files = sorted(file for file in folder.glob("*.safetensors") if file.name != WEIGHTS)
+    files = [file for file in folder.glob("*.safetensors") if file.name != WEIGHTS]
     if not files:
         raise DataError(f"{folder} holds no safetensors weights")
-    lines = "".join(f"{digest(file)} {file.name}\n" for file in files)
-    return hashlib.sha256(lines.encode()).hexdigest()
+    return digest_of({file.name: digest(file) for file in files})
 
 
 def tokenizer_digest(folder: Path) -> str | None:

@@ -5,6 +5,7 @@ import hashlib
 import json
 import os
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,15 @@ WRITERS = ("PytorchStreamWriter", "inline_container")
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write the whole file or nothing: under a temporary name, to the disk, then renamed."""
+    """Write a value as a whole file or not at all. Raises ValueError for a number that is not finite."""
+    write_text(path, json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write the whole file or nothing: under a temporary name, to the disk, then renamed. Line ends stay as they are."""
     partial = path.with_name(path.name + ".partial")
-    with partial.open("w", encoding="utf-8") as file:
-        json.dump(value, file, indent=1, ensure_ascii=False, allow_nan=False)
-        file.write("\n")
+    with partial.open("w", encoding="utf-8", newline="") as file:
+        file.write(text)
         file.flush()
         os.fsync(file.fileno())
     partial.replace(path)
@@ -39,6 +44,12 @@ def digest(path: Path) -> str:
     """SHA-256 of a file."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def digest_of(digests: Mapping[str, str]) -> str:
+    """One digest of several files' own, by name: the same wherever they lie."""
+    lines = "".join(f"{own} {name}\n" for name, own in sorted(digests.items()))
+    return hashlib.sha256(lines.encode()).hexdigest()
 
 
 def is_refused_by_disk(error: BaseException) -> bool:

@@ -2,13 +2,13 @@
 
 import json
 import math
-import os
 import resource
 import sys
 import time
 from pathlib import Path
 from typing import Any
 
+from stages.core.files import write_text
 from stages.core.trackers import Trackers
 
 
@@ -46,9 +46,7 @@ class Metrics:
         self._began = time.monotonic() - (kept[-1]["seconds"] if kept else 0.0)
         if not self._writes or not self._path.exists():
             return
-        partial = self._path.with_suffix(".partial")
-        partial.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
-        os.replace(partial, self._path)
+        write_text(self._path, "".join(json.dumps(line) + "\n" for line in kept))
 
 
 def read(path: Path) -> list[dict[str, Any]]:

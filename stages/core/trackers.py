@@ -25,11 +25,20 @@ class Trackers:
         self._job = job
         self._names = job.track if job is not None and writes else ()
         self._open: dict[str, Any] | None = None
+        self._sent: dict[str, dict[str, int]] = {}
+        """By tracker: the last step of each number that an earlier attempt sent, where the tracker would keep it twice."""
 
     def log(self, step: int, values: Mapping[str, float | None]) -> None:
         """One line of numbers; what is not finite is left out."""
         numbers = {name: value for name, value in values.items() if value is not None and math.isfinite(value)}
-        self._each(step, lambda name, tracker: tracker.log(numbers, step=step))
+
+        def send(name: str, tracker: Any) -> None:
+            # A resumed attempt does steps again, and gets the same numbers.
+            new = {key: value for key, value in numbers.items() if step > self._sent[name].get(key, -1)}
+            if new:
+                tracker.log(new, step=step)
+
+        self._each(step, send)
 
     def samples(self, step: int, title: str, columns: Sequence[str], rows: Sequence[Sequence[str | float]]) -> None:
         """A small table of texts: what the model says at this step. What looks like a secret is blotted out: pages are seen by many."""
@@ -63,6 +72,7 @@ class Trackers:
                 tracker.main_process_only = False  # this is the main process; accelerate would ask a state that PPO does not have
                 tracker.start()
                 found[name] = tracker
+                self._sent[name] = SENT[name](tracker, named) if name in SENT else {}
                 DESCRIBE[name](tracker, job)
 
             if _tried(name, start):
@@ -110,6 +120,20 @@ def _mlflow(job: Job, local: Path, step: int) -> Opening:
     noted = _noted_run(job)
     begun = noted.read_text(encoding="utf-8").strip() if noted.is_file() else None
     return (job.folder.parent.name, place), {"run_name": job.folder.name, "run_id": begun}
+
+
+def _sent_to_mlflow(tracker: Any, named: Mapping[str, Any]) -> dict[str, int]:
+    """By number, the last step that a run has which goes on."""
+    if not named["run_id"]:
+        return {}
+    import mlflow
+
+    client, run = mlflow.tracking.MlflowClient(), named["run_id"]
+    return {key: max(one.step for one in client.get_metric_history(run, key)) for key in client.get_run(run).data.metrics}
+
+
+SENT: dict[str, Callable[[Any, Mapping[str, Any]], dict[str, int]]] = {"mlflow": _sent_to_mlflow}
+"""Trackers that keep a step twice which is sent twice: TensorBoard drops what it had, Weights & Biases what comes again."""
 
 
 def _noted_run(job: Job) -> Path:

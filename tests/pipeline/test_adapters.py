@@ -96,12 +96,21 @@ def test_a_critic_from_a_reward_model_with_a_prompt_is_refused_unless_another_is
     assert complaint(capsys, judge, "stages.policy.critic=base") == ""
 
 
-def test_four_bits_without_bitsandbytes_are_refused_before_the_start(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+def test_four_bits_without_bitsandbytes_are_refused_by_a_run_and_told_by_a_check(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    """The recipe may be for another machine."""
     four_bits = ("stages.policy.adapter={kind: qlora, dequantise: true}", "stages.chat.adapter={}")
-    for there, told in ((None, "stages.policy.adapter.kind: qlora needs bitsandbytes, which is not installed"), (object(), "")):
-        monkeypatch.setattr("pipeline.adapters.find_spec", lambda name, there=there: there)
-        assert told in (found := complaint(capsys, *four_bits, command="check"))
-        assert ("qlora" in found) == bool(told)
+    lacks = "stages.policy.adapter.kind: qlora needs bitsandbytes, which is not installed"
+    monkeypatch.setattr("pipeline.here.find_spec", lambda name: None)
+    assert lacks in complaint(capsys, *four_bits, command="run")
+    assert not Path("runs").exists()
+    for there in (None, object()):
+        monkeypatch.setattr("pipeline.here.find_spec", lambda name, there=there: there)
+        assert main(["plan", "adapters.yaml", *four_bits]) == 0
+        warned = [line for line in capsys.readouterr().out.splitlines() if line.startswith("warning: a run cannot start on this machine")]
+        assert [lacks in line for line in warned] == ([] if there else [True])
+        assert "qlora" not in complaint(capsys, *four_bits, command="check")
 
 
 def test_an_adapter_of_another_run_whose_base_is_gone_is_told_before_the_start(folder: Path, capsys: pytest.CaptureFixture[str]):

@@ -265,13 +265,13 @@ def test_a_check_runs_the_verdicts_that_need_no_tokenizer(workshop: Workshop, pl
         "small.yaml",
     )
     assert workshop.call("check", "small.yaml") == contract.DONE
-    assert capsys.readouterr().out.endswith("small.yaml: 1 stages, nothing wrong\n")
+    assert capsys.readouterr().out.endswith("small.yaml: 1 stages, nothing wrong, 1 warning\n"), "of held-out pairs that are few"
     good, same = '{"prompt": "Q", "chosen": "A", "rejected": "B"}\n', '{"prompt": "Q", "chosen": "A", "rejected": "A"}\n'
     (place / "pairs.jsonl").write_text(good * 2 + good.replace("Q", "R") + same)
     assert workshop.call("check", "small.yaml") == contract.DONE
     out = capsys.readouterr().out
     assert "warning: stages.judge.data.0: pairs.jsonl: 1 of 4 pairs have identical answers and teach nothing\n" in out
-    assert out.endswith("small.yaml: 1 stages, nothing wrong, 1 warning\n")
+    assert out.endswith("small.yaml: 1 stages, nothing wrong, 2 warnings\n")
     (place / "pairs.jsonl").write_text(same * 3)
     assert workshop.call("check", "small.yaml") == contract.WRONG_INPUT
     assert "3 of 3 pairs have identical answers" in capsys.readouterr().err

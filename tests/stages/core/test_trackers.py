@@ -109,14 +109,45 @@ class Page(Fake):
         self.info = SimpleNamespace(run_id=run_id or f"run {len(self.begun)}")
 
 
-def test_a_later_attempt_goes_on_in_the_mlflow_run_of_the_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+class Client:
+    """MLflow's, over what the pages were told."""
+
+    def get_run(self, run_id: str) -> Any:
+        return SimpleNamespace(data=SimpleNamespace(metrics=dict.fromkeys(key for key, _ in self._lines())))
+
+    def get_metric_history(self, run_id: str, key: str) -> list[Any]:
+        return [SimpleNamespace(step=step) for name, step in self._lines() if name == key]
+
+    def _lines(self) -> list[tuple[str, int]]:
+        return [(key, step) for what, said in Page.said if what == "log" for step, values in [said] for key in values]
+
+
+@pytest.fixture
+def mlflow(monkeypatch: pytest.MonkeyPatch) -> None:
     module = ModuleType("mlflow")
-    module.tracking = SimpleNamespace(is_tracking_uri_set=lambda: True)  # type: ignore[attr-defined]
+    module.tracking = SimpleNamespace(is_tracking_uri_set=lambda: True, MlflowClient=Client)  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "mlflow", module)
     monkeypatch.setitem(accelerate.tracking.LOGGER_TYPE_TO_CLASS, "mlflow", Page)
+    monkeypatch.setattr(Page, "said", [])
+    monkeypatch.setattr(Page, "begun", [])
+
+
+def test_a_later_attempt_goes_on_in_the_mlflow_run_of_the_first(tmp_path: Path, mlflow: None) -> None:
     for _ in range(3):
         Metrics(tmp_path, trackers=Trackers(job(tmp_path, "mlflow"))).log(1, 3, loss=1.0)
     assert Page.begun == [None, "run 1", "run 1"]
+
+
+def test_steps_that_are_done_again_stand_in_mlflow_once(tmp_path: Path, mlflow: None) -> None:
+    """Killed behind step 3 and, gone on from step 1, behind step 2; the numbers of an evaluation come in a line of their own."""
+    for steps in ((1, 2, 3), (2,), (2, 3, 4)):
+        record = Metrics(tmp_path, trackers=Trackers(job(tmp_path, "mlflow")))
+        for step in steps:
+            record.log(step, 4, loss=float(step))
+        if steps[-1] == 4:
+            record.log(3, 4, held_out_loss=3.0)
+    sent = sorted((key, step) for key, step in Client()._lines() if key in ("loss", "held_out_loss"))
+    assert sent == [("held_out_loss", 3), ("loss", 1), ("loss", 2), ("loss", 3), ("loss", 4)]
 
 
 @pytest.mark.parametrize("fails", ["start", "log"])
