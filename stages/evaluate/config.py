@@ -34,7 +34,7 @@ class Task(Spec):
 class Evaluate(Rewarded):
     """Compare a family of models on the same held-out text, prompts and seeds: one table."""
 
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     makes: ClassVar[str] = "report"
     refuses_long: ClassVar[bool] = True
     kind: Literal["evaluate"] = "evaluate"
@@ -51,7 +51,7 @@ class Evaluate(Rewarded):
     baseline: ModelRef | None = None
     """Model that win rate, KL and best-of-n are measured against; the model before the last if left out."""
     answers: int = Field(1, ge=1)
-    """Sampled answers of each model per prompt; what is told of sampled answers is their mean, and more of them narrow the intervals. KL is measured on the first of them alone."""
+    """Sampled answers of each model per prompt; what is told of sampled answers, KL among it, is their mean, and more of them narrow the intervals."""
     sampling: Sampling = Sampling()
     samples: int = Field(6, ge=0)
     """Prompts whose answers are shown side by side."""

@@ -35,7 +35,7 @@ class Member:
     papers: list[Paper] = field(default_factory=list)
     """By exam."""
     kl: list[Floats | None] = field(default_factory=list)
-    """By exam: log-ratio to the baseline of each prompt's first sampled answer, (N) nats; None where the tokens are not the same."""
+    """By exam: log-ratio to the baseline, as the mean over each prompt's answers, (N) nats; None where the tokens are not the same."""
 
 
 def members(job: Job, config: Evaluate) -> tuple[list[Member], Member]:
@@ -83,12 +83,16 @@ def measure_distance(family: Sequence[Member], baseline: Member, config: Evaluat
             member.kl = [np.zeros(len(paper.prompt_ids)) for paper in member.papers]
             continue
         alike = member.tokenizer.get_vocab() == baseline.tokenizer.get_vocab()
-        member.kl = [log_ratios(model, paper, config.sampling.temperature) if alike else None for paper in member.papers]
+        member.kl = [log_ratios(model, paper, config.answers, config.sampling.temperature) if alike else None for paper in member.papers]
 
 
-def log_ratios(baseline: Any, paper: Paper, temperature: float) -> Floats:
-    """log p(answer) under the model that gave it, less that under the baseline: (N) nats, at the sampling temperature."""
-    answers = paper.sampled[0]
-    theirs_BT, _ = completion_logprobs(baseline, paper.prompt_ids, [answer.ids for answer in answers], temperature)
-    ours = np.array([math.fsum(answer.logprobs) for answer in answers])
-    return np.asarray(ours - theirs_BT.double().sum(dim=1).numpy(), dtype=np.float64)
+def log_ratios(baseline: Any, paper: Paper, answers: int, temperature: float) -> Floats:
+    """log p(answer) under the model that gave it, less that under the baseline, at the sampling temperature: (N) nats, as the mean over the first `answers` of each prompt.
+
+    The same answers whose reward is told, so that reward and KL of a model are of one sample.
+    """
+    given = [answer for sample in paper.sampled[:answers] for answer in sample]
+    theirs_BT, _ = completion_logprobs(baseline, paper.prompt_ids * answers, [answer.ids for answer in given], temperature)
+    ours_B = np.array([math.fsum(answer.logprobs) for answer in given])
+    ratios_B = ours_B - theirs_BT.double().sum(dim=1).numpy()
+    return np.asarray(ratios_B.reshape(answers, -1).mean(axis=0), dtype=np.float64)

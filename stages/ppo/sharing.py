@@ -49,8 +49,8 @@ class HeadOnTrunk(nn.Module):
         return self.of_hidden(hidden_NH)
 
     def of_hidden(self, hidden_NH: Tensor) -> Tensor:
-        """Values (N) of the hidden states (N, H) before each answer token; no gradient goes through these."""
-        values_N1: Tensor = self.head(hidden_NH.detach().float())
+        """Values (N) of the hidden states (N, H) before each answer token, which are cut from their graph where they are kept or made."""
+        values_N1: Tensor = self.head(hidden_NH.float())
         return values_N1[:, 0]
 
 

@@ -7,6 +7,7 @@ modules is changed as it is read, no file is touched. Libraries are loaded once,
 """
 
 import contextlib
+import functools
 import importlib.abc
 import importlib.machinery
 import io
@@ -92,7 +93,8 @@ FAULTS = [
     Fault("the reference drifts with the policy", f"{PPO}/players.py", "    return copy.deepcopy(policy).requires_grad_(False).eval()", "    return TokenLogprobs(policy.model, policy.temperature, policy.dtype).eval()", ["stages/ppo/test_stage.py", "stages/ppo/test_real_models.py"]),
     Fault("the reference is the policy with its adapter on", f"{PPO}/players.py", "with active(self.policy.model, self.names):", "if True:", ["stages/ppo/test_stage.py"]),
     Fault("the refreshed reference is not kept in a checkpoint", f"{PPO}/players.py", 'if self.refreshed and isinstance(self.reference, nn.Module) else {}', "if False else {}", ["stages/ppo/test_keeping.py"]),
-    Fault("value loss into the trunk", f"{PPO}/sharing.py", "self.head(hidden_NH.detach().float())", "self.head(hidden_NH.float())", ["stages/ppo/test_sharing.py"]),
+    Fault("value loss into the trunk, by what a pass has left", f"{CORE}/logprobs.py", "(batch.ids_BL, hidden_NH.detach())", "(batch.ids_BL, hidden_NH)", ["stages/ppo/test_sharing.py"]),
+    Fault("value loss into the trunk, by the critic's own pass", f"{PPO}/sharing.py", "            with torch.no_grad():\n                hidden_NH", "            with nullcontext():\n                hidden_NH", ["stages/ppo/test_sharing.py"]),
     Fault("the critic's adapter in the policy's optimizer", f"{PPO}/sharing.py", 'if f".{CRITIC}." not in name)', "if name)", ["stages/ppo/test_sharing.py"]),
     Fault("backward with the wrong adapter under checkpointing", f"{PPO}/update.py", "with acting(self.players.critic.module):", "if True:", ["stages/ppo/test_sharing.py"]),
     Fault("the critic ignores mean and deviation of its reward model", f"{PPO}/players.py", "critic.head.bias.fill_(-mean / std)", "critic.head.bias.fill_(0.0)", ["stages/ppo/test_update.py"]),
@@ -204,7 +206,10 @@ def _tested(fault: Fault) -> str:
             if report.failed:
                 raise RuntimeError(str(report.longrepr)[-600:])
 
+    import torch.multiprocessing as processes
+
     sys.meta_path.insert(0, _Finder(fault))
+    processes.spawn = functools.partial(processes.start_processes, start_method="fork")  # a spawned process would read the right sources
     os.environ["PYTHONDONTWRITEBYTECODE"], sys.dont_write_bytecode = "1", True
     failures = Failures()
     silence = io.StringIO()

@@ -110,6 +110,18 @@ def test_the_value_loss_gives_the_policy_no_gradient(kind):
         assert torch.equal(tensor, results[1][name])
 
 
+@pytest.mark.parametrize("left", [True, False], ids=["what the policy's pass has left", "a pass of its own"])
+def test_the_critics_backward_pass_ends_before_the_trunk(left):
+    players = shared("shared-trunk", config_of())
+    policy, critic = players.policy.module, players.critic.module
+    batch = batch_of(prompts_of(4), prompts_of(4, longest=3))
+    if left:
+        policy(batch)
+    critic(batch).sum().backward()
+    assert all(parameter.grad is None for parameter in policy.parameters())
+    assert all(parameter.grad is not None for parameter in critic.parameters())
+
+
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("micro_batch", [8, 1])
 def test_cutting_and_checkpointing_do_not_change_an_update(kind, micro_batch):
