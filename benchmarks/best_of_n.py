@@ -2,8 +2,9 @@
 
     python benchmarks/best_of_n.py runs/demo-seed-11 runs/demo-seed-12 ...
 
-On two sets of prompts: `asked`, which PPO practised on (facts that the judge was taught), and `exam` (facts and phrasings of which neither has seen anything).
-The judge scores both. KL of best of n is its bound, log n - (n - 1) / n; the policy's is measured. Each run is judged by its own models; nothing is written into it.
+Four sets of prompts, each prompt once: `practised` and `held out`, on the two sides of PPO's own split of its prompts; and the exam's two groups, phrasings that
+no training question used, and facts that none asked about, of which neither policy nor judge has seen anything. The judge scores all. KL of best of n
+is its bound, log n - (n - 1) / n; reward and KL of the policy are of the same answers. Each run is judged by its own models; nothing is written into it.
 """
 
 # ruff: noqa: E402 - memory is set up before torch is imported
@@ -25,54 +26,77 @@ from typing import Any
 
 import torch
 
+from data.config import Source
+from data.formats import Prompt
+from data.records import content_key, read_records, split
 from stages.contract import Hardware, Input, Job, Result
 from stages.evaluate.config import Evaluate
 from stages.evaluate.run import run
 
-TASKS = ("asked", "exam")
-FILES = {"asked": "prompts.jsonl", "exam": "exam.jsonl"}
+
+def prompt_sets(folder: Path, held_out: float) -> dict[str, list[Prompt]]:
+    """The prompts of a run by set, each prompt once. `held_out` is the share that its PPO held out."""
+    rows = {name: _rows(folder / "world" / "artifact" / f"{name}.jsonl") for name in ("prompts", "exam")}
+    practised, held = split(rows["prompts"], held_out)
+    exam = {name: [row for row in rows["exam"] if row.extra["group"] == name] for name in ("held_phrasing", "held_fact")}
+    return {"practised": practised, "held out": held, "phrasings": exam["held_phrasing"], "facts": exam["held_fact"]}
 
 
-def examined(folder: Path, *, best_of: int, limit: int) -> Result:
-    """The evaluation stage on a finished run: chat and policy, the judge's rewards, `best_of` samples of chat and four of the policy."""
-    seed = int(json.loads((folder / "policy" / "job.json").read_text())["seed"])
+def _rows(path: Path) -> list[Prompt]:
+    found = read_records((Source(path=path.name),), [[path]], Prompt).records
+    return list({content_key(row): row for row in found}.values())
+
+
+def examined(folder: Path, *, best_of: int, answers: int, limit: int) -> Result:
+    """The evaluation stage on a finished run: chat and policy, the judge's rewards, `best_of` samples of chat and `answers` of the policy."""
+    told = json.loads((folder / "policy" / "job.json").read_text())
     kinds = {"models.0": ("chat", "causal-lm"), "models.1": ("policy", "causal-lm"), "rewards.0.model": ("judge", "reward-model")}
     inputs = {
         field: Input(reference=stage, kind=kind, path=folder / stage / "artifact", fingerprint="0")
         for field, (stage, kind) in kinds.items()
     }
-    config: dict[str, Any] = {
-        "models": ["chat", "policy"],
-        "tasks": [{"name": name, "prompts": [{"path": FILES[name]}], "rule": "world"} for name in TASKS],
-        "rewards": [{"model": "judge"}],
-        "best_of": best_of,
-        "answers": 4,
-        "limit": limit,
-        "sampling": {"max_new_tokens": 32},
-    }
-    files = {f"tasks.{number}.prompts.0": [folder / "world" / "artifact" / FILES[name]] for number, name in enumerate(TASKS)}
     hardware = Hardware(gpus=0, precision="fp32")
     with tempfile.TemporaryDirectory() as scratch, contextlib.redirect_stdout(io.StringIO()):
+        files: dict[str, list[Path]] = {}
+        for number, (name, prompts) in enumerate(prompt_sets(folder, told["config"]["held_out"]).items()):
+            files[f"tasks.{number}.prompts.0"] = [path := Path(scratch, f"{name}.jsonl")]
+            path.write_text("".join(json.dumps({"prompt": row.messages, "reference": row.reference}) + "\n" for row in prompts))
+        config: dict[str, Any] = {
+            "models": ["chat", "policy"],
+            "tasks": [{"name": path.stem, "prompts": [{"path": path.name}], "rule": "world"} for (path,) in files.values()],
+            "rewards": [{"model": "judge"}],
+            "best_of": best_of,
+            "answers": answers,
+            "limit": limit,
+            "sampling": {"max_new_tokens": 32},
+        }
         job = Job(
-            stage="exam", kind="evaluate", folder=Path(scratch), seed=seed, config=config, inputs=inputs, files=files, hardware=hardware
+            stage="exam",
+            kind="evaluate",
+            folder=Path(scratch),
+            seed=told["seed"],
+            config=config,
+            inputs=inputs,
+            files=files,
+            hardware=hardware,
         )
         return run(job, Evaluate.model_validate(config), hardware)
 
 
-def told(result: Result) -> list[list[str]]:
-    """By task: reward of chat and policy, KL, how far the policy lies above the curve with its interval over prompts, and the curve."""
+def rows_of(result: Result) -> list[list[str]]:
+    """By set: reward of chat and policy, its KL, how far it lies above the curve with the interval over prompts, the curve, and what is right."""
     changes = next(table for table in result.tables if table.title.startswith("Change from"))
     place = changes.columns.index("policy")
     rows = []
-    for name in TASKS:
+    for table in (table for table in result.tables if table.title.startswith("Best of n")):
+        name = table.title.rpartition(", ")[2]
         above = next((row[place] for row in changes.rows if row[0] == f"{name}.reward above best of n at its kl"), "beyond the curve")
-        curve = next(table for table in result.tables if table.title.endswith(f", {name}"))
-        steps = " ".join(f"{row[0]}: {str(row[2]).split()[0]}" for row in curve.rows)
-        values = [
+        curve = ", ".join(f"{float(str(row[2]).split()[0]):.2f}" for row in table.rows)
+        told = [
             f"{result.metrics[f'{model}.{name}.{what}']:.3f}"
-            for model, what in (("chat", "reward"), ("policy", "reward"), ("policy", "kl"))
+            for model, what in (("chat", "reward"), ("policy", "reward"), ("policy", "kl"), ("chat", "correct"), ("policy", "correct"))
         ]
-        rows.append([name, *values, str(above), steps])
+        rows.append([name, *told[:3], str(above), curve, *told[3:]])
     return rows
 
 
@@ -80,13 +104,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", type=Path, nargs="+", help="folders of finished runs of the demo")
     parser.add_argument("--best-of", type=int, default=16)
-    parser.add_argument("--limit", type=int, default=480, help="prompts of each set")
+    parser.add_argument("--answers", type=int, default=4, help="of the policy to each prompt")
+    parser.add_argument("--limit", type=int, default=240, help="prompts of each set")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    print("| run | prompts | chat's reward | policy's reward | its KL | above best of n at equal KL | best of n |")
-    print("| --- | --- | ---: | ---: | ---: | ---: | --- |")
+    print(
+        "| run | prompts | chat's reward | policy's | its KL | above best of n at equal KL | best of 1, 2, 4, ... | correct: chat | policy |"
+    )
+    print("| --- | --- | ---: | ---: | ---: | ---: | --- | ---: | ---: |")
     for folder in arguments.runs:
-        for row in told(examined(folder.absolute(), best_of=arguments.best_of, limit=arguments.limit)):
+        found = examined(folder.absolute(), best_of=arguments.best_of, answers=arguments.answers, limit=arguments.limit)
+        for row in rows_of(found):
             print("| " + " | ".join([folder.name, *row]) + " |", flush=True)
 
 
