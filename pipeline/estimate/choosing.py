@@ -16,6 +16,8 @@ MORE_NODES = (2, 4, 8, 16, 32, 64)
 PLACES: dict[Place, int] = {"device": 0, "cpu": 1, "nvme": 3}
 OFFLOADS: tuple[tuple[int, Place, Place], ...] = ((1, "cpu", "device"), (3, "cpu", "cpu"), (3, "nvme", "nvme"))
 """Lowest ZeRO level, place of the optimizer, place of the parameters."""
+FOLDER = "FOLDER"
+"""Stands where the recipe names no folder on a fast disk."""
 
 
 @dataclass(frozen=True)
@@ -28,6 +30,8 @@ class Option:
     fits: bool
     impossible: str | None = None
     """Why the stage cannot run so at all."""
+    folder: str = FOLDER
+    """For what lies on nvme."""
 
     @property
     def cost(self) -> tuple[Any, ...]:
@@ -42,13 +46,18 @@ class Option:
         return (PLACES[self.setting.parameters] + PLACES[self.setting.optimizer], self.setting.zero)
 
     @property
+    def on_disk(self) -> bool:
+        return "nvme" in (self.setting.optimizer, self.setting.parameters)
+
+    @property
     def overrides(self) -> list[str]:
         """The setting as words for the command line."""
         s = self.setting
         words = [f"hardware.zero={s.zero}"] + [f"hardware.micro_batch={s.rows}"] * (s.rows is not None)
         words += ["hardware.gradient_checkpointing=true"] * s.checkpointing
         words += [f"hardware.offload.optimizer={s.optimizer}"] * (s.optimizer != "device")
-        return words + [f"hardware.offload.parameters={s.parameters}"] * (s.parameters != "device")
+        words += [f"hardware.offload.parameters={s.parameters}"] * (s.parameters != "device")
+        return words + [f"hardware.offload.folder={self.folder}"] * self.on_disk
 
     @property
     def label(self) -> str:
@@ -134,7 +143,7 @@ def option_of(stage: Stage, config: StageConfig, setting: Setting, hardware: Har
         wrong = "under ZeRO-3 nothing can be compiled"
     if setting.zero and hardware.precision == "fp16":
         wrong = "fp16 is not possible under ZeRO"
-    return Option(setting, phase, memory, wrong is None and fits(memory, machine), wrong)
+    return Option(setting, phase, memory, wrong is None and fits(memory, machine), wrong, hardware.offload.folder or FOLDER)
 
 
 def nearest(stage: Stage, config: StageConfig, models: Mapping[str, Model], hardware: Hardware, machine: Machine) -> str:

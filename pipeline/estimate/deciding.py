@@ -81,10 +81,9 @@ def _kept(step: Step, asked: Hardware) -> Hardware:
 
 def _possible(option: Option, machine: Machine) -> bool:
     """Whether this machine has what the plan takes for granted: DeepSpeed, a folder for `nvme`, main memory."""
-    setting = option.setting
-    if setting.zero and not find_spec("deepspeed"):
+    if option.setting.zero and not find_spec("deepspeed"):
         return False
-    return "nvme" not in (setting.optimizer, setting.parameters) and option.memory.host * machine.gpus <= main_memory()
+    return not option.on_disk and option.memory.host * machine.gpus + option.memory.node <= main_memory()
 
 
 def _with(hardware: Hardware, machine: Machine, chosen: Option) -> Hardware:

@@ -48,7 +48,8 @@ class Setting:
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes of one process, by what they are for. `host` is main memory beside the device; it is no part of the sum."""
+    """Bytes of one process, by what they are for. `host` is main memory beside the device, and `node` such that all processes of a node share; neither
+    is a part of the sum."""
 
     weights: float = 0.0
     gradients: float = 0.0
@@ -58,6 +59,7 @@ class Memory:
     logits: float = 0.0
     workspace: float = 0.0
     host: float = 0.0
+    node: float = 0.0
 
     @property
     def total(self) -> float:

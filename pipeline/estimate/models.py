@@ -25,6 +25,8 @@ class Model:
     """Parameters of adapters that are not merged into it."""
     base: str = ""
     """What names its weights without those adapters."""
+    mapped: bool = True
+    """Whether its file holds fp32, as every stage's does: processes then read the same pages of it, and none has a copy."""
 
 
 class Models:
@@ -73,7 +75,8 @@ class Models:
                 raise RecipeError(f"stages.{stage}.{ref.field}: what '{ref.value}' leaves cannot be told")
             return model
         head: Head = "score" if "causal-lm" not in ref.kinds else "words"
-        return Model(of_folder(self._folder(ref)), head, base=ref.value)
+        folder = self._folder(ref)
+        return Model(of_folder(folder), head, base=ref.value, mapped=_is_fp32(folder))
 
     def _folder(self, ref: Reference) -> Path:
         """Where a model's config.json lies: its folder, that of an adapter's base, or the Hub's cache."""
@@ -97,6 +100,12 @@ class Models:
     def _stated(self, step: Step) -> int | None:
         found = inspect(step.folder.artifact) if step.manifest is not None else None
         return getattr(found, "vocab_size", None)
+
+
+def _is_fp32(folder: Path) -> bool:
+    """Whether a model's configuration says so of its file; without a word it is."""
+    said = json.loads((folder / "config.json").read_bytes())
+    return str(said.get("dtype") or said.get("torch_dtype") or "float32") == "float32"
 
 
 def vocabulary_in(folder: Path) -> int | None:
@@ -143,6 +152,8 @@ class Held:
     """Of the frozen ones, those held in four bits."""
     adapter: int | None = None
     """Parameters of the adapter that it trains."""
+    mapped: bool = True
+    """As of its model."""
 
     @property
     def parameters(self) -> float:
@@ -158,7 +169,7 @@ def players(work: Workload, models: Mapping[str, Model]) -> list[Held]:
         # A reward model lies on the policy's base only where it is an adapter on that very base.
         judge = player.on is not None and player.head == "score"
         shares = player.on is not None and not (judge and not (model.apart and model.base == policy.base))
-        found.append(_held(player, model, shares=shares))
+        found.append(replace(_held(player, model, shares=shares), mapped=model.mapped))
     return found
 
 

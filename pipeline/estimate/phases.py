@@ -46,7 +46,8 @@ def phases(work: Workload, held: Sequence[Held], rows: Rows, setting: Setting, d
 def peak(found: dict[str, Memory]) -> tuple[str, Memory]:
     """The phase that needs most, and what it needs; main memory is the most of all phases."""
     name = max(found, key=lambda phase: found[phase].total)
-    return name, replace(found[name], host=max(part.host for part in found.values()))
+    host, node = (max(getattr(part, place) for part in found.values()) for place in ("host", "node"))
+    return name, replace(found[name], host=host, node=node)
 
 
 def resting(player: Held, setting: Setting) -> Memory:
@@ -148,9 +149,18 @@ def _writing(player: Held, rows: Rows, setting: Setting) -> Memory:
 
 
 def _start(work: Workload, held: Sequence[Held], setting: Setting) -> Memory:
-    """Before anything is sharded every process holds each model whole: on its device, but for a new one, which is made in main memory."""
-    weights = sum(resting(player, of.without(setting)).weights for player in held)
-    return Memory(host=weights) if work.new else Memory(weights=weights)
+    """Before anything is sharded every process holds each model whole: on its device, but for a new one, which is made in main memory.
+
+    Under ZeRO-3 models wait in main memory, and go to the device in shards, one weight after the other. A new one the first process alone makes;
+    of files in fp32 all processes of a node read the same pages, and others are read by each. A reference is the policy, looked at twice.
+    """
+    weights = {player: resting(player, of.without(setting)).weights for player in held}
+    if setting.zero < 3:
+        whole = sum(weights.values())
+        return Memory(host=whole) if work.new else Memory(weights=whole)
+    read = {player.player.field: (weight, player.mapped) for player, weight in sorted(weights.items(), key=lambda item: item[1])}
+    once, each = (sum(weight for weight, mapped in read.values() if mapped is shared) for shared in (True, False))
+    return Memory(host=each, node=once)
 
 
 def _one_by_one(held: Sequence[Held], rows: Rows, setting: Setting) -> dict[str, Memory]:

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+from pipeline.estimate.choosing import FOLDER
 from pipeline.estimate.machine import MARGIN, Machine
 from pipeline.estimate.memory import PARTS
 from pipeline.show import columns
@@ -88,7 +89,9 @@ def _details(each: "Estimate") -> str:
     for option in each.options:
         cells = [gigabytes(getattr(option.memory, part)) for part in PARTS]
         mark = "<- chosen" if option is each.chosen else "" if option.fits else option.impossible or "does not fit"
-        host = gigabytes(option.memory.host) if option.memory.host else ""
+        host = " + ".join(
+            f"{gigabytes(size)}{whose}" for size, whose in ((option.memory.host, ""), (option.memory.node, " a node")) if size
+        )
         rows.append((f"  {option.label}", *cells, gigabytes(option.memory.total), option.phase, host, mark))
     return f"{each.stage.name}: {held}; GB of one process\n{columns(rows)}\n{why(each)}{_measured(each)}"
 
@@ -108,7 +111,8 @@ def why(each: "Estimate") -> str:
     """In one line: what was chosen and why, or what would fit."""
     if each.chosen is None:
         return f"  does not fit: {each.near}"
-    return f"  chosen: {' '.join(each.chosen.overrides)}; {reasons(each.options, each.chosen) or 'nothing is cheaper'}"
+    where = ", FOLDER being one on a fast disk of each node" if each.chosen.on_disk and each.chosen.folder == FOLDER else ""
+    return f"  chosen: {' '.join(each.chosen.overrides)}{where}; {reasons(each.options, each.chosen) or 'nothing is cheaper'}"
 
 
 def reasons(options: Sequence["Option"], chosen: "Option") -> str:
@@ -158,5 +162,5 @@ def _option_json(option: "Option") -> dict[str, Any]:
         "phase": option.phase,
         "fits": option.fits,
         "impossible": option.impossible,
-        "memory": {part: getattr(memory, part) for part in PARTS} | {"total": memory.total, "host": memory.host},
+        "memory": {part: getattr(memory, part) for part in PARTS} | {"total": memory.total, "host": memory.host, "node": memory.node},
     }

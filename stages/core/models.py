@@ -109,7 +109,9 @@ def load_base(path: Path, hardware: Hardware, task: Literal["CAUSAL_LM", "SEQ_CL
         from stages.adapters.quantised import exact, options_of
 
         return exact(_load(kind, path, **options, **options_of(quantised, device_of(hardware))).eval())
-    return fused(_load(kind, path, **options).to(device_of(hardware)), hardware).eval()
+    # Under ZeRO-3 no device ever has room for all of it: it goes there weight by weight, in shards (`stages.core.zero.shard`).
+    home = torch.device("cpu") if hardware.zero == 3 else device_of(hardware)
+    return fused(_load(kind, path, **options).to(home), hardware).eval()
 
 
 def _resolved(path: Path, hardware: Hardware, task: Literal["CAUSAL_LM", "SEQ_CLS"], trainable: bool) -> Any:
@@ -146,8 +148,9 @@ def _load(kind: Any, path: Path, **options: Any) -> Any:
     return model
 
 
-def new_llama(shape: Llama, tokenizer: Any, seed: int) -> Any:
-    """A LLaMA-style model of that shape, with the tokenizer's vocabulary and end tokens; its weights depend on the seed alone."""
+def new_llama(shape: Llama, tokenizer: Any, seed: int, *, bare: bool = False) -> Any:
+    """A LLaMA-style model of that shape, with the tokenizer's vocabulary and end tokens; its weights depend on the seed alone, or are not there (`bare`)."""
+    from accelerate import init_empty_weights
     from transformers import LlamaConfig, LlamaForCausalLM
 
     width = shape.hidden_size
@@ -170,7 +173,12 @@ def new_llama(shape: Llama, tokenizer: Any, seed: int) -> Any:
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed_for(seed, "weights"))
-        return LlamaForCausalLM(config)
+        if not bare:
+            return LlamaForCausalLM(config)
+        with init_empty_weights(include_buffers=False):
+            model = LlamaForCausalLM(config)
+    model.tie_weights()  # each was given an empty one of its own
+    return model
 
 
 def check_fit(model: Any, tokenizer: Any, path: Path) -> None:

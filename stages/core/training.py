@@ -30,7 +30,7 @@ from stages.core.scaling import may_overflow, scaler_for
 from stages.core.schedules import adamw, learning_rate_factor
 from stages.core.trackers import Trackers
 from stages.core.watchdog import watching
-from stages.core.zero import make_whole, settle, size_of_state, zero_stage
+from stages.core.zero import make_whole, settle, shard, size_of_state, zero_stage
 
 if os.environ.get("ACCELERATE_USE_DEEPSPEED", "false").lower() not in ("1", "true"):
     # Where DeepSpeed is installed, accelerate imports it to ask whether a model is one of its engines: 3 seconds that only ZeRO needs.
@@ -344,6 +344,8 @@ def train(trainer: Any, tokenizer: Any = None) -> int:
     if checkpoint and done >= steps and not trainer.is_deepspeed_enabled:
         trainer._load_from_checkpoint(str(checkpoint))
         return done
+    if trainer.is_deepspeed_enabled:
+        shard(trainer.model, trainer.accelerator.deepspeed_plugin.deepspeed_config)
     with watching(trainer._job, trainer.args.process_index):
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         trainer.saver.finish()

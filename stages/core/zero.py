@@ -114,6 +114,43 @@ def is_sharded(module: nn.Module) -> bool:
     return any(hasattr(parameter, "ds_id") for parameter in module.parameters())
 
 
+def shard(model: nn.Module, config: Mapping[str, Any]) -> None:
+    """Under ZeRO-3, spread a model's weights over the processes, one after the other; under lower stages nothing happens. Every process must call it.
+
+    Beside what it loaded a process then holds its shards and one weight, and its device shards and one weight, where DeepSpeed, left to itself, would
+    first put the whole model onto each device. Weights are those of the first process: the others' may be on `meta`, where they take no room.
+    """
+    if config["zero_optimization"]["stage"] < 3:
+        return
+    from deepspeed.runtime.zero import Init
+
+    convert: Callable[..., None] | None = None
+    taken: dict[nn.Parameter, nn.Parameter] = {}
+    for inner in model.modules():
+        for name, parameter in list(inner._parameters.items()):
+            if parameter is None or hasattr(parameter, "ds_id"):
+                continue
+            if parameter not in taken:  # tied weights are one
+                real = torch.empty_like(parameter, device="cpu") if parameter.is_meta else None
+                taken[parameter] = parameter if real is None else nn.Parameter(real, requires_grad=parameter.requires_grad)
+            inner._parameters[name] = weight = taken[parameter]
+            if convert is None:
+                Init(module=nn.ParameterList([weight]), config_dict_or_path=dict(config))
+                convert = weight.convert_to_zero_parameters  # type: ignore[attr-defined]  # of DeepSpeed's
+            elif not hasattr(weight, "ds_id"):
+                convert(param_list=[weight])
+    for inner in model.modules():
+        for name, held in inner._buffers.items():
+            inner._buffers[name] = None if held is None else held.to(_device())
+
+
+def _device() -> torch.device:
+    """Where DeepSpeed computes in this process."""
+    from deepspeed.accelerator import get_accelerator
+
+    return torch.device(get_accelerator().current_device_name())
+
+
 def shards(parameter: nn.Parameter) -> torch.Tensor:
     """This process's part of a parameter under ZeRO-3; otherwise all of it."""
     part: torch.Tensor = getattr(parameter, "ds_tensor", parameter)

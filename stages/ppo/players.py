@@ -219,9 +219,10 @@ def _weights(module: nn.Module) -> dict[str, Tensor]:
     return {name: shards(parameter).detach() for name, parameter in module.named_parameters()}
 
 
-def frozen_copy(policy: TokenLogprobs) -> TokenLogprobs:
-    """A reference with weights of its own."""
-    return copy.deepcopy(policy).requires_grad_(False).eval()
+def frozen_copy(policy: TokenLogprobs, *, on_its_weights: bool = False) -> TokenLogprobs:
+    """A reference with weights of its own; or with the policy's, for as long as nothing has moved either: until both are cut into shards, which are copies."""
+    same = {id(parameter): nn.Parameter(parameter.detach(), requires_grad=False) for parameter in policy.parameters()}
+    return copy.deepcopy(policy, dict(same) if on_its_weights else None).requires_grad_(False).eval()
 
 
 class AdapterOff:

@@ -139,7 +139,7 @@ def build_players(job: Job, config: PPO, hardware: Hardware, start: Start, token
     reference: AdapterOff | TokenLogprobs
     if config.adapter is None:
         policy_module = TokenLogprobs(without_dropout(model.requires_grad_(True)), config.sampling.temperature, dtype)
-        reference = frozen_copy(policy_module)
+        reference = frozen_copy(policy_module, on_its_weights=zero_stage(hardware) == 3)
         notes = ["the reference is a frozen copy of the policy"]
     else:
         twin = start.twin()

@@ -23,7 +23,7 @@ from stages.core.answers import Scorer
 from stages.core.config import Optimizer
 from stages.core.logprobs import Batch, TokenLogprobs
 from stages.core.rewards import Ensemble, ModelScorer, Rewards
-from stages.core.zero import engine_config, put_shards, shards, zero_stage
+from stages.core.zero import engine_config, put_shards, shard, shards, zero_stage
 from stages.ppo.players import NotFiniteError, Player
 from stages.ppo.ranks import Ranks
 
@@ -136,6 +136,7 @@ def initialize(module: nn.Module, config: dict[str, Any], optimizer: Any = None)
     from deepspeed.utils import logger
 
     logger.setLevel("ERROR")
+    shard(module, config)
     return deepspeed.initialize(model=module, optimizer=optimizer, config=config)[0]
 
 

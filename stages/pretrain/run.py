@@ -1,6 +1,7 @@
 """Pretraining: text to a base model."""
 
 import math
+import os
 from typing import Any
 
 from transformers import Trainer, TrainingArguments
@@ -87,7 +88,9 @@ def starting_point(job: Job, config: Pretrain, hardware: Hardware) -> tuple[Any,
     if isinstance(config.model, Llama):
         tokenizer = load_tokenizer(job.inputs["tokenizer"].path)
         tokenizer.model_max_length = config.model.context
-        return fused(new_llama(config.model, tokenizer, job.seed), hardware), tokenizer, []
+        # Under ZeRO-3 the first process's weights are those of all.
+        bare = hardware.zero == 3 and config.adapter is None and os.environ.get("RANK", "0") != "0"
+        return fused(new_llama(config.model, tokenizer, job.seed, bare=bare), hardware), tokenizer, []
     return existing(job, hardware, config.adapter)
 
 

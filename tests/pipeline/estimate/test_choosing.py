@@ -16,6 +16,7 @@ from pipeline.recipe import load
 from pipeline.store import Run
 
 SEVEN = {"hidden_size": 4096, "layers": 32, "heads": 32, "mlp_size": 11008, "context": 2048, "tied_embeddings": False}
+ON_DISK = {"optimizer": "nvme", "parameters": "nvme", "folder": "/fast"}
 EIGHT = machine(8, "80GB", "h100")
 
 
@@ -119,7 +120,7 @@ def test_what_cannot_fit_is_refused_with_the_nearest_that_does(tmp_path: Path):
     on_nodes = chosen(plan, "base", replace(EIGHT, gpus=2, memory=14 * 10**9))
     assert on_nodes.chosen is None
     assert "nodes" in on_nodes.near
-    policy = chosen(recipe(tmp_path, {"base": base(), "policy": ppo()}), "policy", replace(EIGHT, gpus=1, memory=60 * 10**9))
+    policy = chosen(recipe(tmp_path, {"base": base(), "policy": ppo()}), "policy", replace(EIGHT, gpus=1, memory=40 * 10**9))
     assert policy.chosen is None
     assert "adapter" in policy.near
     hopeless = chosen(
@@ -195,3 +196,21 @@ def test_sixteen_bits_are_counted_where_a_run_would_compute_in_them(tmp_path: Pa
     assert bytes_of("v100") == {0: {2}, 1: {4}, 2: {4}, 3: {4}}
     assert bytes_of("h100", precision="fp16") == {0: {2}, 1: set(), 2: set(), 3: set()}
     assert bytes_of("h100", precision="fp32") == {key: {4} for key in range(4)}
+
+
+def test_the_words_of_every_option_are_a_recipe_that_a_run_takes(tmp_path: Path):
+    plan = recipe(tmp_path, {"base": base(model={"layers": 4})})
+    found = chosen(plan, "base").options
+    assert sum(option.on_disk for option in found) == 1
+    for option in found:
+        words = option.overrides
+        assert ("hardware.offload.folder=FOLDER" in words) == option.on_disk
+        hardware = load(plan.recipe.file, [word.replace("FOLDER", "/fast") for word in words]).hardware
+        assert hardware.zero == option.setting.zero
+        assert (hardware.offload.optimizer or "device", hardware.offload.parameters or "device") == (
+            option.setting.optimizer,
+            option.setting.parameters,
+        )
+    small = replace(EIGHT, memory=4 * 10**9)
+    (only,) = estimate(recipe(tmp_path, {"base": base()}, hardware={"zero": 3, "offload": ON_DISK}), small)
+    assert "hardware.offload.folder=/fast" in only.options[0].overrides
