@@ -86,6 +86,9 @@ def detect(value: Mapping[str, Any] | str) -> tuple[str, str]:
     for name, fits, why in rules:
         if fits and all(get(value, column) is not None for column in NEEDS[name]):
             return name, why
+    packed = next((mark for mark in ";|\t" if len(value) == 1 and mark in next(iter(map(str, value)))), None)
+    if packed is not None:
+        raise MisfitError("one column that looks like several", f"column {columns_of(value)!r}", f"commas between columns, not {packed!r}")
     raise MisfitError("no known format", f"columns {columns_of(value)}", "`format` and `columns` in the recipe (docs/data-formats.md)")
 
 

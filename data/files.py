@@ -172,7 +172,9 @@ def _object(path: Path, number: int, value: object, suspect: bool = False) -> Ro
         return Fault(str(path), number, "half of a surrogate pair", repr(half), "whole characters")
     if isinstance(value, dict | str):
         return Row(str(path), number, value)
-    return Fault(str(path), number, "not an object", f"{type(value).__name__} {_shown(value)}", "an object with named columns")
+    list_of_rows = isinstance(value, list) and any(isinstance(each, dict) for each in value)
+    wanted = "one object a line; a file that is one list of rows is named .json" if list_of_rows else "an object with named columns"
+    return Fault(str(path), number, "not an object", f"{type(value).__name__} {_shown(value)}", wanted)
 
 
 def _half(value: object) -> str | None:

@@ -168,7 +168,8 @@ def _of_division(config: StageConfig, field: str, extent: Extent) -> Iterator[Fi
     divides = field == config.divided()
     if divides and not extent.differs:
         what = "1 record" if extent.records == 1 else f"{extent.records:,} records with one and the same content"
-        yield Finding(True, f"{what} cannot be divided into training and held-out data; give documents apart, or name `validation` data")
+        rather = ", or name `validation` data" if "validation" in type(config).model_fields else ""
+        yield Finding(True, f"{what} cannot be divided into training and held-out data; give several, a row or a file each{rather}")
     elif (divides or field == "validation") and not extent.is_text:
         held = max(1, round(extent.records * getattr(config, "held_out", 1.0))) if divides else extent.records
         if held < FEWEST:

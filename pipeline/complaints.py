@@ -8,6 +8,7 @@ from typing import Annotated, Any, Union, get_args, get_origin
 from pydantic import BaseModel, ValidationError
 
 from pipeline.errors import Problem, suggestion
+from pipeline.names import IN_WORDS
 from pipeline.reading import Document, Place, dotted
 
 _CONTAINERS = ("dict_type", "model_type", "tuple_type", "list_type")
@@ -110,7 +111,7 @@ def _wanted(item: dict[str, Any]) -> str:
         case "too_short":
             return f"at least {context['min_length']} of them"
         case "string_pattern_mismatch":
-            return f"a text like {context['pattern']}"
+            return IN_WORDS.get(context["pattern"], f"a text like {context['pattern']}")
     message = str(item["msg"])
     return message.removeprefix("Input should be ").removeprefix("Value should be ")
 

@@ -103,6 +103,8 @@ def _compose(text: str, name: str) -> Node | None:
         mark = error.problem_mark or error.context_mark
         where = f"{name}:{mark.line + 1}" if mark else name
         what = " ".join(str(part) for part in (error.context, error.problem) if part)
+        if "found character '\\t'" in what:
+            what = "a tab stands where blanks indent; replace it with blanks"
         if "undefined alias" in what:
             what += "; a text that begins with * or &, such as '*.jsonl', wants quotes"
         raise RecipeError([Problem(where, "", f"not valid YAML: {what}")]) from error

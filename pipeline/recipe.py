@@ -19,6 +19,7 @@ from pipeline.complaints import complaints, shown
 from pipeline.errors import Problem, RecipeError, suggestion
 from pipeline.gates import gate_problems
 from pipeline.hardware import hardware_problems, placed
+from pipeline.names import IN_WORDS, NAME, TRUSTED
 from pipeline.publishing import PUBLISHABLE, Publishing
 from pipeline.reading import Document, dotted, read_recipe
 from pipeline.references import Reference, reference_problems, references, repository
@@ -26,8 +27,6 @@ from stages.contract import TOKENS, Checkpoints, Divergence, Hardware, Tracker
 from stages.core.config import StageConfig
 from stages.registry import STAGES, config_class
 
-NAME = r"^[a-z0-9][a-z0-9._-]{0,63}$"
-TRUSTED = r"^[\w.-]+/[\w.-]+@[0-9a-f]{40}$"
 RESERVED = (
     "recipe.yaml",
     "overrides.json",
@@ -186,7 +185,7 @@ def _stages(models: dict[str, type[StageConfig] | None], document: Document, pro
     for name, model in models.items():
         path = ("stages", name)
         if not re.match(NAME, name) or name in RESERVED:
-            wanted = "a name that no file of the run directory has" if name in RESERVED else f"a name like {NAME}"
+            wanted = "a name that no file of the run directory has" if name in RESERVED else IN_WORDS[NAME]
             problems.append(Problem(document.place(path), dotted(path), f"found '{name}', wanted {wanted}"))
         if model is not None:
             try:

@@ -5,7 +5,8 @@ from typing import Any
 from pydantic.json_schema import models_json_schema
 
 from pipeline.descriptions import descriptions, models_in
-from pipeline.recipe import NAME, Head
+from pipeline.names import NAME
+from pipeline.recipe import Head
 from stages.registry import STAGES, config_class
 
 

@@ -78,7 +78,8 @@ def stage_files(stage: Finished, folder: Path, bases: Mapping[str, Place]) -> St
     for name in allowed:
         if Path(name).name in ("config.json", "tokenizer_config.json", "adapter_config.json"):
             _clean(folder / name, stage, bases)
-    return Staged(folder, sizes(folder), tuple(name for name in names if name not in allowed))
+    # A page of our own takes the place of the artifact's.
+    return Staged(folder, sizes(folder), tuple(name for name in names if name not in allowed and name != "README.md"))
 
 
 def sizes(folder: Path) -> dict[str, int]:

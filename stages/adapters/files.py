@@ -9,6 +9,7 @@ import torch
 from stages.adapters.bases import WEIGHTS, Base, base_of, folders_of, name_base, tokenizer_digest, weights_digest
 from stages.adapters.building import Task, add_adapter, parameters_of
 from stages.adapters.config import AdapterSpec, QLora, settings_of
+from stages.adapters.readme import readme
 from stages.contract import Adapters, StageError
 
 ENCODER = "prompt_encoder.safetensors"
@@ -20,7 +21,7 @@ def write_adapters(model: Any, names: Sequence[str], settings: Sequence[AdapterS
     from safetensors.torch import save_file
 
     model.save_pretrained(folder, selected_adapters=list(names), save_embedding_layers=False)
-    (folder / "README.md").unlink(missing_ok=True)
+    (folder / "README.md").unlink(missing_ok=True)  # peft's, which is empty
     for name in names:
         encoder = model.prompt_encoder[name] if hasattr(model, "prompt_encoder") and name in model.prompt_encoder else None
         if encoder is not None and len(list(encoder.parameters())) > 1:
@@ -36,6 +37,9 @@ def write_adapters(model: Any, names: Sequence[str], settings: Sequence[AdapterS
         base_tokenizer_digest=tokenizer_digest(base.path),
     )
     name_base(list(folders_of(folder, told).values()), base)
+    judges = model.peft_config[names[0]].task_type == "SEQ_CLS"
+    if (page := readme(names, settings, base, judges=judges)) is not None:
+        (folder / "README.md").write_text(page, encoding="utf-8")
     return told
 
 

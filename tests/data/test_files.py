@@ -94,6 +94,7 @@ def test_numbers_are_lines_in_json_lines_and_elements_in_arrays(tmp_path: Path) 
     [
         ("a.jsonl", b'{"a": 1}\n{"a": 2\n{"a": 3}\n', 2, ["not valid JSON", '{"a": 2', "one JSON object a line"]),
         ("a.jsonl", b'{"a": 1}\n[1]\n', 2, ["not an object", "list '[1]'"]),
+        ("a.jsonl", b'[{"a": 1}, {"a": 2}]\n{"a": 3}\n', 1, ["not an object", "a file that is one list of rows is named .json"]),
         ("a.jsonl", b'{"a": "x"}\n{"a": "caf\xe9"}\n', 2, ["not UTF-8", "byte 0xe9 at column 11", "Latin-1"]),
         ("a.json", b'[{"a": 1}, 5]', 2, ["not an object", "int '5'"]),
         ("a.csv", b"a,b\n1,2\n3\n4,5,6\n", 3, ["wrong number of fields: found 1", "2 fields, as in the header"]),

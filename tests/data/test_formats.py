@@ -168,6 +168,13 @@ def test_a_column_whose_name_holds_a_dot_is_found() -> None:
 
 
 WRONG: dict[str, tuple[Any, str, dict[str, str], type[Record], str]] = {
+    "columns that nobody cut": (
+        {"instruction;output": "hi;there"},
+        "auto",
+        {},
+        Chat,
+        "one column that looks like several: found column 'instruction;output'; wanted commas between columns, not ';'",
+    ),
     "no known columns": ({"foo": 1}, "auto", {}, Chat, "no known format: found columns foo"),
     "a missing column": (
         {"instruction": "Q"},

@@ -198,6 +198,7 @@ def test_data_of_which_no_share_can_be_held_out_are_refused_before_anything_star
     said = complaint(capsys, f"stages.{field}.{name}.0.path={path}")
     what = "1 record" if path == "text.txt" else "3 records with one and the same content"
     assert f"stages.{field}.{name}: {what} cannot be divided into training and held-out data" in said
+    assert ("or name `validation` data" in said) == (field != "words"), "a tokenizer has no such field"
     if field != "words":
         assert complaint(capsys, f"stages.{field}.{name}.0.path={path}", f"stages.{field}.validation=[{{path: {path}}}]") == ""
 
