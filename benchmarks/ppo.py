@@ -5,6 +5,9 @@
 The first call makes TRL's own environment in that folder. Both train the same models (policy, reference, reward model and critic, each of its own
 weights) on the same prompts (those of the file with at most 128 tokens), with the same batch, minibatches, epochs and longest answer, on one thread in fp32; they are run in turn, and seconds of the
 processor are counted, which other work on the machine hardly changes. The first update of each run warms up and is left out.
+
+How far answers differ in length decides what padding costs, so there are two measurements: `long`, where hardly an answer ends before the longest
+length, and `ragged`, where they end at random and fill about half of it. TRL pads both to the longest prompt and the longest answer.
 """
 
 # ruff: noqa: E402 - memory is set up before torch is imported
@@ -48,17 +51,20 @@ from stages.tokenizer.run import trained
 SHAPE = Llama(hidden_size=192, layers=4, heads=4, context=256, tied_embeddings=False)
 SIZES = {"batch": 64, "minibatches": 2, "epochs": 2, "max_new_tokens": 64}
 LONGEST = 128
+ENDS = {"long": 0.0, "ragged": 4.0}
+"""Nats by which the end is likelier than the random weights make it."""
 
 
-def prepare(file: Path, folder: Path) -> dict[str, Any]:
-    """Models and prompts on disk. Weights are random, and so are answers."""
+def prepare(file: Path, folder: Path, ends: float) -> dict[str, Any]:
+    """Models and prompts on disk. Weights are random, and so are answers; their end is `ends` nats likelier than other tokens."""
     records = read_records([Source(path=str(file))], [[file]], Prompt).records
     texts = (message["content"] for record in records for message in record.messages)
     tokenizer = trained(texts, 2048, TEMPLATES["turns"])
     tokenizer.eos_token = tokenizer.convert_ids_to_tokens(end_of_turn(tokenizer))  # TRL knows one end only
     policy = new_llama(SHAPE, tokenizer, seed=1)
-    with torch.no_grad():  # the end likelier, so that answers are ragged
-        policy.lm_head.weight[tokenizer.eos_token_id] *= 2.0
+    rendered = [(record.messages, render_prompt(tokenizer, record.messages)) for record in records]
+    short = [(messages, ids) for messages, ids in rendered if len(ids) <= LONGEST][:512]
+    end_likelier(policy, [ids for _, ids in short], tokenizer.eos_token_id, ends)
     config = new_llama(SHAPE, tokenizer, seed=2).config
     config.num_labels = 1
     torch.manual_seed(2)
@@ -66,11 +72,17 @@ def prepare(file: Path, folder: Path) -> dict[str, Any]:
         model.save_pretrained(folder / name)
         tokenizer.save_pretrained(folder / name)
     (folder / "judge" / "artifact.json").write_text('{"kind": "reward-model"}')
-    rendered = [(record.messages, render_prompt(tokenizer, record.messages)) for record in records]
-    short = [(messages, ids) for messages, ids in rendered if len(ids) <= LONGEST][:512]
     prompts = folder / "prompts.jsonl"
     prompts.write_text("".join(json.dumps({"prompt": messages}) + "\n" for messages, _ in short))
     return {"policy": str(folder / "policy"), "judge": str(folder / "judge"), "prompts": [ids for _, ids in short], "file": str(prompts)}
+
+
+@torch.no_grad()
+def end_likelier(policy: Any, prompts: list[list[int]], end: int, nats: float) -> None:
+    """Turn the head's row of the end token towards the mean last hidden state, so that its logit is `nats` higher on average."""
+    hidden_TD = torch.cat([policy.model(torch.tensor([ids])).last_hidden_state[0] for ids in prompts[:64]])
+    mean_D = hidden_TD.mean(0)
+    policy.lm_head.weight[end] += nats * mean_D / mean_D.square().sum()
 
 
 def ours(made: dict[str, Any], steps: int) -> float:
@@ -169,9 +181,15 @@ def main() -> None:
     arguments = parser.parse_args()
     python = environment(arguments.environment.expanduser().absolute())
     torch.set_num_threads(1)
+    for answers, ends in ENDS.items():
+        print(f"{answers} answers", flush=True)
+        compare(arguments, python, ends)
+
+
+def compare(arguments: argparse.Namespace, python: Path, ends: float) -> None:
     samples, tokens = [], []
     with tempfile.TemporaryDirectory() as folder:
-        made = prepare(arguments.file.absolute(), Path(folder))
+        made = prepare(arguments.file.absolute(), Path(folder), ends)
         for number in range(arguments.rounds):
             mine = ours(made, arguments.steps)
             peer = max(theirs(made, arguments.steps, micro_batch, python) for micro_batch in (16, 32))
