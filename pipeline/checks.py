@@ -21,6 +21,7 @@ from pipeline.outward import outward_problems
 from pipeline.plan import Plan, Selection, make_plan
 from pipeline.recipe import Recipe
 from pipeline.references import Reference, wanted_sources
+from pipeline.store import Run
 from pipeline.target import read_target
 from stages.core.config import StageConfig
 
@@ -39,6 +40,7 @@ class Look:
 
     recipe: Recipe
     """As far as it is right."""
+    run: Run
     plan: Plan | None
     """None if the recipe, or what it names, is not right."""
     problems: list[Problem]
@@ -65,7 +67,7 @@ def look(name: str, overrides: Sequence[str], runs: str, selection: Selection | 
             plan = make_plan(recipe, run, selection)
         except RecipeError as error:
             problems = error.problems
-    return Look(recipe, plan, [*problems, *_of_recipe(recipe), *(_of_plan(plan) if plan else [])])
+    return Look(recipe, run, plan, [*problems, *_of_recipe(recipe), *(_of_plan(plan) if plan else [])])
 
 
 def check(looked: Look) -> list[str]:

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +23,14 @@ def plan(arguments: list[str]) -> int:
     from pipeline.checks import look, warnings
     from pipeline.plan import Selection
     from pipeline.show import plan_json, plan_text
+    from pipeline.target import tell_elsewhere
 
     selection = Selection(options.start, options.until, options.only, tuple(options.redo))
     if options.gpus is None and (given := next((name for name in MACHINE if getattr(options, name) not in (None, False)), None)):
         raise RecipeError(f"--{given.replace('_', '-')} is about a machine: say --gpus and how many it has")
-    made = look(options.recipe, options.overrides, options.runs, selection).whole()
+    looked = look(options.recipe, options.overrides, options.runs, selection)
+    tell_elsewhere(looked.recipe, looked.run)
+    made = looked.whole()
     if options.gpus is not None:
         from pipeline.estimate.command import main
 
@@ -77,11 +81,17 @@ def status(arguments: list[str]) -> int:
     """Show where a run stands."""
     parser = Parser("status", "Show where a run stands: what is done, what runs now, how each attempt ended.")
     options = parser.recipe("recipe (YAML), or a run's folder").json().read(arguments)
-    from pipeline.standing import going_on, standing
+    from pipeline.standing import going_on, holding, standing
     from pipeline.target import elsewhere, open_target, typed
 
     recipe, run = open_target(options.recipe, options.overrides, options.runs)
-    found = standing(recipe, run)
+    try:
+        found = standing(recipe, run)
+    except RecipeError as error:  # as of a run that was moved away from its data
+        if not Path(options.recipe).is_dir():
+            raise
+        found = holding(recipe, run)
+        print(f"what is there, whether or not the recipe asks for it, since that cannot be told:\n{error}", file=sys.stderr)
     if options.json:
         print(json.dumps(found, indent=1))
         return DONE

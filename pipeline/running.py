@@ -21,7 +21,7 @@ from pipeline.recipe import Recipe
 from pipeline.references import HUB, sources
 from pipeline.show import plan_json, plan_text, summary
 from pipeline.store import Run
-from pipeline.target import elsewhere, typed
+from pipeline.target import tell_elsewhere, typed
 from stages.contract import DONE, FAILED
 from stages.core.files import is_refused_by_disk, room
 
@@ -29,7 +29,9 @@ from stages.core.files import is_refused_by_disk, room
 def run_recipe(options: argparse.Namespace, arguments: Sequence[str], worker: Sequence[str] | None = None) -> int:
     """Plans, and unless nothing is to be done, locks the run, checks the data and carries the plan out."""
     selection = Selection(options.start, options.until, options.only, tuple(options.redo))
-    plan = look(options.recipe, options.overrides, options.runs, selection).whole()
+    looked = look(options.recipe, options.overrides, options.runs, selection)
+    tell_elsewhere(looked.recipe, looked.run)
+    plan = looked.whole()
     recipe, run = plan.recipe, plan.run
     if options.slurm:
         return _submit(options, recipe, run, selection, arguments)
@@ -38,8 +40,6 @@ def run_recipe(options: argparse.Namespace, arguments: Sequence[str], worker: Se
         return DONE
     if lacking := lacks_here(recipe, [step.name for step in plan.steps if step.works]):
         raise RecipeError(lacking)
-    if other := elsewhere(recipe, run):
-        print(f"note: this run begins in {run.path}{other}", file=sys.stderr)
     again, target = f"pipeline run {shlex.join(_again(options, arguments))}", typed(options.recipe, options.overrides, options.runs)
     with _writable(run, again), held(run.lock) as lock:
         plan, known = _ready(recipe, run, selection)

@@ -8,7 +8,7 @@ from pipeline.lock import held_by, holder, works_on
 from pipeline.plan import Step, make_plan
 from pipeline.progress import last_record, numbers, position
 from pipeline.recipe import Recipe
-from pipeline.store import Run
+from pipeline.store import Run, age
 
 STATES = {"skip": "done", "seal": "to seal", "resume": "to resume", "run": "to run", "blocked": "blocked", "left out": "left out"}
 
@@ -24,6 +24,19 @@ def standing(recipe: Recipe, run: Run) -> dict[str, Any]:
         "held": held,
         "stages": stages,
     }
+
+
+def holding(recipe: Recipe, run: Run) -> dict[str, Any]:
+    """As `standing`, of what the run's links point to: where what the recipe asks for cannot be told."""
+    stages = []
+    for name in run.named():
+        folder = run.current(name)
+        manifest = (folder.manifest() if folder else None) or {}
+        text = f"done {age(manifest['finished'])}  {numbers(manifest['metrics'])}" if manifest else "not finished"
+        known = {"kind": manifest.get("kind", ""), "metrics": manifest.get("metrics", {}), "folder": str(folder.path) if folder else ""}
+        attempts = len(folder.attempts()) if folder else 0
+        stages.append({"name": name, "state": "done" if manifest else "to resume", "text": text, "attempts": attempts, **known})
+    return {"name": recipe.name, "run": str(run.path), "held": held_by(run.lock), "stages": stages}
 
 
 def going_on(found: Mapping[str, Any]) -> str | None:

@@ -44,7 +44,14 @@ def _of_run(path: Path, overrides: Sequence[str]) -> tuple[Recipe, Run, list[Pro
         raise RecipeError(
             f"{path} is not a run's folder (it holds no recipe.yaml with its overrides.json); name a recipe or a folder below runs/"
         )
-    root = (path.resolve() / kept["recipe"]).parent
+    file = path.resolve() / kept["recipe"]
+    root = file.parent
+    if not file.is_file():
+        was = os.path.relpath(file.resolve())
+        print(
+            f"note: {path} was started from a recipe at {was}, which is not there (any more); its data are looked for beside it",
+            file=sys.stderr,
+        )
     recipe, problems = read(path / "recipe.yaml", [*kept["overrides"], *overrides], root=root)
     return recipe, Run(path), problems
 
@@ -78,6 +85,12 @@ def elsewhere(recipe: Recipe, run: Run) -> str:
         if _started_from(other := folder / RUNS / recipe.name) == file:
             return f"; a run of it lies in {os.path.relpath(other)}: name that folder, or work in {os.path.relpath(folder)}"
     return ""
+
+
+def tell_elsewhere(recipe: Recipe, run: Run) -> None:
+    """On standard error: that a run is about to begin although there is one of this recipe in another place."""
+    if other := elsewhere(recipe, run):
+        print(f"note: this run begins in {run.path}{other}", file=sys.stderr)
 
 
 def _started_from(folder: Path) -> Path | None:

@@ -117,6 +117,24 @@ def test_from_another_folder_it_says_where_it_looked_and_where_the_run_is(worksh
     assert "a run of it lies in ../runs/chain" in capsys.readouterr().err
     workshop.call("run", "../chain.yaml", "--until", "rows")
     assert "note: this run begins in runs/chain; a run of it lies in ../runs/chain" in capsys.readouterr().err
+    workshop.call("run", "../chain.yaml", "--runs", "others", "--only", "chat")
+    assert "note: this run begins in others/chain; a run of it lies in ../runs/chain" in capsys.readouterr().err, (
+        "and not only what is missing"
+    )
+
+
+def test_a_run_that_was_moved_away_from_its_data_tells_what_it_holds(workshop: Workshop, capsys: Output):
+    workshop.carry_out("--until", "base")
+    (workshop.root / "far" / "away").mkdir(parents=True)
+    (workshop.root / "runs" / "chain").rename(workshop.root / "far" / "away" / "chain")
+    capsys.readouterr()
+    assert workshop.call("status", "far/away/chain") == DONE
+    said = capsys.readouterr()
+    assert [line.split()[:2] for line in said.out.splitlines()[1:]] == [["base", "done"], ["rows", "done"]]
+    assert said.err.startswith("note: far/away/chain was started from a recipe at far/chain.yaml, which is not there (any more)")
+    assert "stages.chat.data.0.path: no data at 'chats.jsonl'" in said.err
+    assert workshop.call("run", "far/away/chain") == WRONG_INPUT
+    assert "is not there (any more); its data are looked for beside it" in capsys.readouterr().err
 
 
 def test_a_run_of_the_same_name_from_another_recipe_is_no_run_of_it(workshop: Workshop, capsys: Output):
