@@ -27,9 +27,9 @@ SUMMARY = (
 def main(arguments: list[str]) -> int:
     """Export what stages of a run left."""
     options = _parser().read(arguments)
-    from pipeline.target import results, tell_others
+    from pipeline.own import run_of, tell_others
 
-    run = results(options.run, options.runs)
+    run = run_of(options.run, options.runs)
     stages = options.stages
     if not stages:
         tell_others(run)

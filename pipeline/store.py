@@ -209,9 +209,11 @@ class Run:
         """Why a stage of the recipe has no result; None where no recipe is meant, or it has one."""
         if self.own is None or stage in self.own.folders:
             return None
+        if stage in self.own.lacking:
+            return self.own.lacking[stage]
         known = [*self.own.folders, *self.own.lacking]
-        absent = f"the recipe has no stage '{stage}' (stages: {', '.join(known)}){suggestion(stage, known)}; what else the run holds"
-        return self.own.lacking.get(stage) or f"{absent} is had by its folder: name {self.path} instead of the recipe"
+        held = f"; the run holds one: name {self.path} instead of the recipe" if (self.path / stage).is_symlink() else ""
+        return f"the recipe has no stage '{stage}' (stages: {', '.join(known)}){held or suggestion(stage, known)}"
 
     def may_run(self) -> tuple[Path, ...]:
         """Artifacts whose models' own code may run: none of a run that is named by its folder, which anybody may have made."""

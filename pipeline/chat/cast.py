@@ -1,4 +1,4 @@
-"""Who takes part in a conversation: the finished models of a run, found by their manifests alone, so that an edited recipe is no obstacle."""
+"""Who takes part in a conversation: the finished models of a run, or those of it that a recipe means."""
 
 from collections.abc import Callable
 from dataclasses import dataclass

@@ -24,11 +24,11 @@ def main(arguments: list[str]) -> int:
     from pipeline.chat.cast import cast
     from pipeline.chat.partner import Partner
     from pipeline.chat.session import Session, drawing_of
-    from pipeline.target import results, tell_others
+    from pipeline.own import run_of, tell_others
     from stages.contract import Hardware
     from stages.core.dialogue import Opening
 
-    run = results(options.run, options.runs)
+    run = run_of(options.run, options.runs)
     people = cast(run)
     if not options.stage:
         tell_others(run)

@@ -44,9 +44,9 @@ def main(arguments: list[str]) -> int:
     )
     options = parser.read(arguments)
     from pipeline.chat.cast import cast
-    from pipeline.target import results, tell_others
+    from pipeline.own import run_of, tell_others
 
-    run = results(options.run, options.runs)
+    run = run_of(options.run, options.runs)
     people = cast(run)
     if not options.stage:
         tell_others(run)

@@ -24,10 +24,10 @@ def main(arguments: list[str]) -> int:
     options = _parser().read(arguments)
     import os
 
+    from pipeline.own import run_of, tell_others
     from pipeline.publish import publish, secret_values
-    from pipeline.target import results, tell_others
 
-    run = results(options.run, options.runs)
+    run = run_of(options.run, options.runs)
     how = asked(run, options)
     if not how.stages:
         tell_others(run)

@@ -19,15 +19,15 @@ def report(arguments: list[str]) -> int:
     parser.add_argument("--watch", action="store_true", help="serve the page on this machine while the run goes on; Ctrl-C ends it")
     parser.add_argument("--port", type=int, default=0, help="port for --watch (default: a free one)")
     options = parser.json().read(arguments)
-    from pipeline.target import results, tell_others
+    from pipeline.own import run_of, tell_others
 
     if options.watch:
         from pipeline.report.watch import serve
 
-        return serve(results(options.run, options.runs).path, options.port)
+        return serve(run_of(options.run, options.runs).path, options.port)
     from pipeline.report.page import write_report
 
-    run = results(options.run, options.runs)
+    run = run_of(options.run, options.runs)
     tell_others(run)
     page = write_report(run.path, options.out, run.own)
     print(json.dumps({"page": str(page), "bytes": page.stat().st_size}) if options.json else page)
@@ -44,11 +44,11 @@ def compare(arguments: list[str]) -> int:
     options = parser.json().read(arguments)
     from rich.console import Console
 
+    from pipeline.own import run_of, tell_others
     from pipeline.report.compare import as_html, as_table
     from pipeline.report.compare import compare as compared
-    from pipeline.target import results, tell_others
 
-    a, b = (results(name, options.runs) for name in (options.a, options.b))
+    a, b = (run_of(name, options.runs) for name in (options.a, options.b))
     for run in (a, b):
         tell_others(run)
     found = compared(a.path, b.path, (a.own, b.own))

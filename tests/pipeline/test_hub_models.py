@@ -17,7 +17,7 @@ from pipeline.chat.cast import cast
 from pipeline.errors import RecipeError
 from pipeline.hub import check_trust, fetch, fetch_all, settle
 from pipeline.jobs import make_job
-from pipeline.target import results
+from pipeline.own import run_of
 from stages.contract import Hardware, Job
 from stages.core.dialogue import Ask, Drawing, Opening
 from stages.core.trust import REFUSED, strict, trust, trust_folders
@@ -156,7 +156,7 @@ def test_chat_and_export_run_code_as_the_recipe_says_and_of_a_runs_folder_none(
         for file, content in own_code.items():
             if not (there := workshop.run.path / name / "artifact" / file).exists():
                 there.write_bytes(content)
-    by_recipe, by_folder = results("chain.yaml", "runs"), results("runs/chain", "runs")
+    by_recipe, by_folder = run_of("chain.yaml", "runs"), run_of("runs/chain", "runs")
     assert cast(by_recipe).model("chat") == "chat"
     assert {folder.parent.name.partition("-")[0] for folder in by_recipe.may_run()} == {"base", "chat"}
     with pytest.raises(RecipeError, match=r"'chat' is code of its own \(auto_map\), which runs only where the recipe's"):
@@ -164,7 +164,7 @@ def test_chat_and_export_run_code_as_the_recipe_says_and_of_a_runs_folder_none(
     assert workshop.call("export", "runs/chain", "chat") == workshop.call("serve", "chain.yaml", "chat") == 2
     jobs()  # the same recipe without its trust
     with pytest.raises(RecipeError, match="is code of its own"):
-        cast(results("chain.yaml", "runs")).model("chat")
+        cast(run_of("chain.yaml", "runs")).model("chat")
     assert not witness.exists(), "none of this loads a model"
 
 

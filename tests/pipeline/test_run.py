@@ -167,7 +167,9 @@ def test_a_missed_gate_stops_the_chain_and_loosening_it_goes_on_without_training
     workshop: Workshop, capsys: pytest.CaptureFixture[str]
 ):
     assert workshop.carry_out("stages.chat.require={loss: {max: 0.1}}") == FAILED
-    last = "chat misses its gate: loss 0.25 is above 0.1. The stages below do not run; change the stage, or its `require`; then: pipeline run"
+    last = (
+        "chat misses its gate: loss 0.25 is above 0.1. The stages below do not run; change the stage, or its `require`; then: pipeline run"
+    )
     assert capsys.readouterr().err.splitlines()[-1].startswith(last)
     assert workshop.attempts() == {"rows": 1, "base": 1, "chat": 1}
     assert workshop.carry_out("stages.chat.require={loss: {max: 0.1}}") == FAILED

@@ -7,13 +7,13 @@ import pytest
 
 from pipeline.chat.cast import cast
 from pipeline.errors import RecipeError
+from pipeline.own import run_of, tell_others
 from pipeline.publish.command import kept
 from pipeline.publish.errors import ChoiceError
 from pipeline.publish.facts import recipe_of
 from pipeline.publish.finished import finished
 from pipeline.report.reading import read_run
 from pipeline.store import Run
-from pipeline.target import results, tell_others
 from stages.contract import DONE, WRONG_INPUT
 from tests.pipeline.conftest import CHAIN, Workshop
 
@@ -38,19 +38,19 @@ def only_overridden(workshop: Workshop) -> Workshop:
 
 def test_a_recipe_means_its_own_results_although_the_run_was_last_made_with_others(overridden: Workshop):
     own, linked = overridden.folder("chat"), overridden.folder("chat", OTHER)
-    run = results("chain.yaml", "runs")
+    run = run_of("chain.yaml", "runs")
     assert cast(run).models["chat"] == own.artifact.resolve()
     assert {one.name: one.folder.path.name for one in finished(run, ())}["chat"] == own.path.name
     assert read_run(run.path, run.own)["chat"].fingerprint == own.path.name.removeprefix("chat-")  # type: ignore[union-attr]
     assert read_run(run.path, run.own).overrides == ()
-    folder = results("runs/chain", "runs")
+    folder = run_of("runs/chain", "runs")
     assert cast(folder).models["chat"] == linked.artifact.resolve(), "the folder still means what its links point to"
     assert read_run(folder.path)["chat"].fingerprint == linked.path.name.removeprefix("chat-")  # type: ignore[union-attr]
 
 
 def test_a_card_shows_the_recipe_that_is_meant(overridden: Workshop):
     def told(target: str) -> str | None:
-        return recipe_of(finished(results(target, "runs"), ["chat"])[0])
+        return recipe_of(finished(run_of(target, "runs"), ["chat"])[0])
 
     assert told("chain.yaml") == CHAIN.rstrip()
     assert told("runs/chain") == f"{CHAIN.rstrip()}\n# with {OTHER}"
@@ -58,12 +58,12 @@ def test_a_card_shows_the_recipe_that_is_meant(overridden: Workshop):
 
 def test_publishing_a_recipe_goes_by_its_own_settings(only_overridden: Workshop):
     only_overridden.write(CHAIN + "publish: {owner: later}\n")
-    assert kept(results("chain.yaml", "runs")) == {"owner": "later"}
-    assert kept(results("runs/chain", "runs")) is None, "the run began before that line was written"
+    assert kept(run_of("chain.yaml", "runs")) == {"owner": "later"}
+    assert kept(run_of("runs/chain", "runs")) is None, "the run began before that line was written"
 
 
 def test_what_only_other_settings_made_is_refused_with_both_ways_on(only_overridden: Workshop, capsys: Output):
-    run = results("chain.yaml", "runs")
+    run = run_of("chain.yaml", "runs")
     says = (
         "runs/chain/chat is not what chain.yaml asks for (steps 3 -> 4); to make that: pipeline run chain.yaml; "
         "to take the one that is there, name runs/chain instead of the recipe"
@@ -86,15 +86,15 @@ def test_a_stage_that_was_never_made_says_why_and_how(workshop: Workshop):
     with pytest.raises(
         RecipeError, match=r"stage 'chat' of chain\.yaml is not done \(not done yet\); to make it: pipeline run chain\.yaml"
     ):
-        cast(results("chain.yaml", "runs")).model("chat")
+        cast(run_of("chain.yaml", "runs")).model("chat")
 
 
 def test_a_recipe_whose_data_are_gone_points_to_the_folder(workshop: Workshop):
     workshop.carry_out()
     (workshop.root / "chats.jsonl").unlink()
     with pytest.raises(RecipeError, match="name runs/chain instead of the recipe"):
-        results("chain.yaml", "runs")
-    assert list(cast(results("runs/chain", "runs")).models) == ["base", "chat"]
+        run_of("chain.yaml", "runs")
+    assert list(cast(run_of("runs/chain", "runs")).models) == ["base", "chat"]
 
 
 def test_the_last_line_names_the_settings_that_the_run_had(workshop: Workshop, capsys: Output):
