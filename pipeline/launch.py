@@ -49,7 +49,7 @@ def resolved(hardware: Hardware, devices: int, config: StageConfig) -> Hardware:
 
 
 def _with_zero(hardware: Hardware, config: StageConfig) -> Hardware:
-    """ZeRO-2 where the recipe leaves it open and several GPUs train what can be sharded."""
+    """ZeRO-2 where the recipe leaves it open and several GPUs train what can be sharded: whether it fits or not, which `pipeline.estimate.deciding` knows."""
     if hardware.zero != "auto":
         return hardware
     sharded = hardware.model_copy(update={"zero": 2})
