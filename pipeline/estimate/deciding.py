@@ -6,7 +6,6 @@ Where their memory or a model's size cannot be told it is what `pipeline.launch.
 import os
 import shutil
 import subprocess
-from dataclasses import replace
 from importlib.util import find_spec
 
 from pipeline.errors import RecipeError
@@ -24,22 +23,25 @@ ASK = ("nvidia-smi", "--query-gpu=memory.total,compute_cap", "--format=csv,nohea
 
 def decided(plan: Plan, step: Step) -> tuple[Hardware, str]:
     """Hardware of a stage with all decided that its processes have to be started with; and what was chosen and why, where something was."""
-    asked = plan.recipe.hardware
-    usual = resolved(asked, cuda_devices(os.environ), step.config)
+    asked, devices = plan.recipe.hardware, cuda_devices(os.environ)
+    usual = resolved(asked, devices, step.config)
     if asked.zero != "auto" or not usual.gpus or not step.config.is_shared:
         return usual, ""
+    fewer = ""
     try:
-        machine, stage, models = _machine(usual), *_sizes(plan, step)
+        stage, models = _sizes(plan, step)
+        if asked.gpus == "auto" and (most := _most(stage, usual)) != usual.gpus:
+            usual = resolved(asked.model_copy(update={"gpus": most}), devices, step.config)
+            fewer = f"{most} of {devices} GPUs, since a step cannot be shared by more evenly; "
+        machine = _machine(usual)
     except RecipeError as error:
-        return usual, f"ZeRO-{usual.zero} without a plan: {error}"
-    if asked.gpus == "auto":
-        machine = replace(machine, gpus=_most(stage, machine))
+        return usual, f"{fewer}ZeRO-{usual.zero} without a plan: {error}"
     held = _kept(step, asked)
     found = [option for option in options(stage, step.config, held, machine) if _possible(option, machine)]
     chosen = choose(found)
     if chosen is None:
-        return usual, f"ZeRO-{usual.zero}, though it may not fit: {nearest(stage, step.config, models, held, machine)}"
-    return _with(usual, machine, chosen), _told(found, chosen, machine, usual)
+        return usual, f"{fewer}ZeRO-{usual.zero}, though it may not fit: {nearest(stage, step.config, models, held, machine)}"
+    return _with(usual, chosen), fewer + _told(found, chosen, machine)
 
 
 def _machine(hardware: Hardware) -> Machine:
@@ -68,9 +70,10 @@ def _sizes(plan: Plan, step: Step) -> tuple[Stage, dict[str, Model]]:
     return Stage(step.name, step.kind, work, tuple(players(work, taken))), taken
 
 
-def _most(stage: Stage, machine: Machine) -> int:
+def _most(stage: Stage, hardware: Hardware) -> int:
     """As many of the GPUs as can share a step of the stage."""
-    return next((count for count in range(machine.gpus, 0, -1) if share(stage, count * machine.nodes) is None), machine.gpus)
+    gpus, nodes = int(hardware.gpus), hardware.nodes or 1
+    return next((count for count in range(gpus, 0, -1) if share(stage, count * nodes) is None), gpus)
 
 
 def _kept(step: Step, asked: Hardware) -> Hardware:
@@ -86,11 +89,10 @@ def _possible(option: Option, machine: Machine) -> bool:
     return not option.on_disk and option.memory.host * machine.gpus + option.memory.node <= main_memory()
 
 
-def _with(hardware: Hardware, machine: Machine, chosen: Option) -> Hardware:
+def _with(hardware: Hardware, chosen: Option) -> Hardware:
     setting = chosen.setting
     offload = {"optimizer": setting.optimizer, "parameters": setting.parameters}
     update = {
-        "gpus": machine.gpus,
         "zero": setting.zero,
         "offload": Offload.model_validate({name: place for name, place in offload.items() if place != "device"}),
         "micro_batch": setting.rows or "auto",
@@ -99,8 +101,7 @@ def _with(hardware: Hardware, machine: Machine, chosen: Option) -> Hardware:
     return hardware.model_copy(update=update)
 
 
-def _told(found: list[Option], chosen: Option, machine: Machine, usual: Hardware) -> str:
+def _told(found: list[Option], chosen: Option, machine: Machine) -> str:
     why = reasons(found, chosen)
     needs = f"{gigabytes(chosen.memory.total)} of {gigabytes(machine.usable)} GB on each GPU"
-    fewer = f"{machine.gpus} of {usual.gpus} GPUs, since a step cannot be shared by more evenly; " if machine.gpus != usual.gpus else ""
-    return f"{fewer}{chosen.label}: {needs} by the plan" + (f"; {why}" if why else "")
+    return f"{chosen.label}: {needs} by the plan" + (f"; {why}" if why else "")

@@ -69,6 +69,12 @@ def test_no_more_gpus_are_taken_than_can_share_a_step(tmp_path: Path, gpus):
     assert found.gpus == 6
     assert told.startswith("6 of 8 GPUs, since a step cannot be shared by more evenly; ")
     assert decided(recipe(tmp_path, few, hardware={"gpus": 8}))[0].gpus == 8, "the stage refuses it with what can be changed"
+    gpus(8, "[N/A]")
+    found, told = decided(recipe(tmp_path, few))
+    assert (found.gpus, found.zero) == (6, 2)
+    assert told.startswith("6 of 8 GPUs, since a step cannot be shared by more evenly; ZeRO-2 without a plan: ")
+    alone = {"base": base(model={"layers": 2}, batch_tokens=2048)}
+    assert (decided(recipe(tmp_path, alone))[0].gpus, decided(recipe(tmp_path, alone))[0].zero) == (1, 0)
 
 
 def test_what_this_machine_lacks_is_not_chosen(tmp_path: Path, gpus, monkeypatch: pytest.MonkeyPatch):
