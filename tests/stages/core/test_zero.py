@@ -27,6 +27,7 @@ WAYS = {"1 process": (0, 1), "DDP": (0, 2), "ZeRO-1": (1, 2), "ZeRO-2": (2, 2), 
 """ZeRO stage and number of processes."""
 OFFLOADED = ("pretrain", "ppo")
 OFFLOAD = {"offload": {"optimizer": "cpu", "parameters": "cpu"}, "gradient_checkpointing": True}
+UNDER_TWO = "offloaded under ZeRO-2"
 KILLED = {
     ("sft with LoRA", "ZeRO-1"),
     ("pretrain", "ZeRO-2"),
@@ -119,6 +120,7 @@ def runs(base, tmp_path_factory) -> dict[tuple[str, str], Job]:
     (folder / "ds.json").write_text(json.dumps({"wall_clock_breakdown": False, "zero_optimization": {"stage3_max_live_parameters": 7e6}}))
     for stage in OFFLOADED:
         jobs[stage, "offloaded"] = job(base, folder / "offloaded" / stage, stage, 3, deepspeed=str(folder / "ds.json"), **OFFLOAD)
+    jobs["pretrain", UNDER_TWO] = job(base, folder / UNDER_TWO / "pretrain", "pretrain", 2, offload={"optimizer": "cpu"})
     killed = {(*key, "killed"): job(base, folder / "killed" / key[1] / key[0], key[0], WAYS[key[1]][0]) for key in KILLED}
     together([task(jobs[key]) for key in jobs if key[1] == "1 process"], folder, processes=1)
     together([task(jobs[key]) for key in jobs if key[1] != "1 process"] + [task(one, KILLS) for one in killed.values()], folder)
@@ -169,9 +171,9 @@ def test_the_documents_table_is_the_one_that_is_measured(runs):
             assert here <= 10 * max(there, NOISE) <= BOUND
 
 
-@pytest.mark.parametrize("stage", OFFLOADED)
-def test_optimizer_and_weights_outside_the_device_and_activations_computed_again_change_nothing(runs, stage):
-    alone, shared = lines(runs[stage, "1 process"]), lines(runs[stage, "offloaded"])
+@pytest.mark.parametrize(("stage", "way"), [*((stage, "offloaded") for stage in OFFLOADED), ("pretrain", UNDER_TWO)])
+def test_optimizer_and_weights_outside_the_device_and_activations_computed_again_change_nothing(runs, stage, way):
+    alone, shared = lines(runs[stage, "1 process"]), lines(runs[stage, way])
     assert len(alone) == len(shared)
     for one, two in zip(alone, shared, strict=True):
         for name, value in one.items():
