@@ -157,6 +157,14 @@ def reducing(trained: float, activations: float, setting: Setting) -> float:
     return FP32 * buffer(trained, setting) + sent + activations * (1.0 - min(1.0, BUCKET / max(trained, 1.0)))
 
 
+def scattering(held: float, trained: float, activations: float, setting: Setting) -> float:
+    """What ZeRO-3 needs beside the state while the first full bucket is reduced: the bucket, a flat copy of it that is sent, which gloo copies again, and
+    what the rest of the backward pass will want: parameters that were gathered, and activations."""
+    left = 1.0 - min(1.0, BUCKET / max(trained, 1.0))
+    sent = FP32 * min(trained, float(BUCKET)) * (2 if setting.device == "cpu" else 1)
+    return exchange(trained, setting) + sent + gathered(held * left, setting) + activations * left
+
+
 def gathered(held: float, setting: Setting, stored: int | None = None) -> float:
     """Parameters that ZeRO-3 brings together for a pass: those that live, and the message in which the next ones arrive."""
     if setting.zero != 3:

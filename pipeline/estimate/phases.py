@@ -72,6 +72,8 @@ def _learning(model: Held, rows: Rows, setting: Setting) -> dict[str, Memory]:
     found["step"] = rest + Memory(workspace=buckets + of.stepping(model.trained, setting))
     if setting.zero in (1, 2):
         found["reducing"] = rest + Memory(workspace=of.reducing(model.trained, kept, setting))
+    if setting.zero == 3:
+        found["reducing"] = rest + Memory(workspace=of.scattering(model.parameters, model.trained, kept, setting))
     return found
 
 
