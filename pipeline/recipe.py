@@ -6,7 +6,7 @@ Nothing here knows a stage by name: the registry says which settings class belon
 import json
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -159,8 +159,19 @@ def _head(document: Document, problems: list[Problem]) -> Head | None:
     try:
         return Head.model_validate_json(json.dumps(values), strict=True)
     except ValidationError as error:
-        problems += complaints(error, Head, document, ())
+        problems += [_meant_for_a_stage(one, document) for one in complaints(error, Head, document, ())]
         return None
+
+
+def _meant_for_a_stage(problem: Problem, document: Document) -> Problem:
+    """`chat.epochs=3` where `stages.chat.epochs=3` is meant."""
+    if problem.path not in _mapping(document.value.get("stages")) or not problem.message.startswith("unknown key"):
+        return problem
+    return replace(problem, message=f"unknown key; '{problem.path}' is a stage, whose fields are stages.{problem.path}.FIELD")
+
+
+def _mapping(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
 
 
 def _models(document: Document, problems: list[Problem]) -> dict[str, type[StageConfig] | None]:

@@ -185,6 +185,7 @@ def test_names_of_stages_may_hold_dots(tmp_path: Path):
         ("stages.base.steps=[1", "not valid YAML"),
         ("stages.base.optimizer={clip: 1, clip: 2}", "written twice"),
         ("sed=3", "sed: unknown key; did you mean 'seed'?"),
+        ("base.steps=3", "'base.steps=3': base: unknown key; 'base' is a stage, whose fields are stages.base.FIELD"),
     ],
 )
 def test_a_wrong_override_is_told_as_such(mistakes: Mistakes, override: str, sentence: str):
