@@ -207,10 +207,10 @@ class Run:
 
     def lacks(self, stage: str) -> str | None:
         """Why a stage of the recipe has no result; None where no recipe is meant, or it has one."""
+        if self.own is not None and stage in self.own.lacking:
+            return self.own.lacking[stage]
         if self.own is None or stage in self.own.folders:
             return None
-        if stage in self.own.lacking:
-            return self.own.lacking[stage]
         known = [*self.own.folders, *self.own.lacking]
         held = f"; the run holds one: name {self.path} instead of the recipe" if (self.path / stage).is_symlink() else ""
         return f"the recipe has no stage '{stage}' (stages: {', '.join(known)}){held or suggestion(stage, known)}"

@@ -133,7 +133,7 @@ def _current(run: Run, name: str, links: list[str], *, named: bool) -> Finished 
     if not named:
         return stage if stage and stage.artifact.kind in PUBLISHABLE else None
     if stage is None:
-        raise ChoiceError(f"stage '{name}' is not done: {folder.path} has no manifest; run the recipe to its end first")
+        raise ChoiceError(run.lacks(name) or f"stage '{name}' is not done: {folder.path} has no manifest; run the recipe to its end first")
     if stage.artifact.kind not in PUBLISHABLE:
         raise ChoiceError(f"stage '{name}' makes a {stage.artifact.kind}; only {', '.join(PUBLISHABLE)} can be published")
     return stage

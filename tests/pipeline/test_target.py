@@ -89,6 +89,17 @@ def test_a_stage_that_was_never_made_says_why_and_how(workshop: Workshop):
         cast(run_of("chain.yaml", "runs")).model("chat")
 
 
+def test_a_stage_that_is_half_done_is_not_done(workshop: Workshop):
+    workshop.carry_out("stages.chat.behaviour=fail")
+    run = run_of("chain.yaml", "runs")
+    says = r"stage 'chat' of chain\.yaml is not done \(from step-000002; attempt 1 failed \(exit code 1\)\); to make it: pipeline run"
+    with pytest.raises(RecipeError, match=says):
+        cast(run).model("chat")
+    with pytest.raises(ChoiceError, match=says):
+        finished(run, ["chat"])
+    assert read_run(run.path, run.own)["chat"].state == "failed", "a report shows how far it came"  # type: ignore[union-attr]
+
+
 def test_a_recipe_whose_data_are_gone_points_to_the_folder(workshop: Workshop):
     workshop.carry_out()
     (workshop.root / "chats.jsonl").unlink()
