@@ -13,6 +13,7 @@ from pipeline.accelerate_config import write_accelerate_config
 from pipeline.ending import Ending, ending, last_lines
 from pipeline.errors import RecipeError, StoreError
 from pipeline.estimate.deciding import decided
+from pipeline.gates import missed_gates
 from pipeline.identity import Identity, identity_of
 from pipeline.jobs import make_job, relative, surroundings
 from pipeline.launch import WORKER, command, environment, is_launched, node_script
@@ -20,7 +21,6 @@ from pipeline.lock import Lock
 from pipeline.plan import Plan, Selection, Step, make_plan
 from pipeline.process import Stop, spawn, watch
 from pipeline.progress import Tail, View, duration, numbers
-from pipeline.reasons import missed_gates
 from pipeline.references import sources
 from pipeline.results import artifact_complaint, result_of
 from pipeline.store import Attempt, now, read_json

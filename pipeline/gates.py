@@ -1,9 +1,11 @@
-"""Gates (`require`): metrics that a stage cannot report, told before it starts."""
+"""Gates (`require`): metrics that a stage cannot report, told before it starts, and limits that its result does not keep."""
 
+from collections.abc import Mapping
 from fnmatch import fnmatchcase
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import Problem, suggestion
+from stages.core.config import Bound, StageConfig
 
 if TYPE_CHECKING:
     from pipeline.recipe import Recipe
@@ -19,6 +21,22 @@ def gate_problems(recipe: "Recipe") -> list[Problem]:
                 told = f"a stage of kind {config.model_dump(include={'kind'})['kind']} gives no such metric (it gives {', '.join(known)})"
                 found.append(recipe.problem(name, f"require.{metric}", told + suggestion(metric, _near(metric, known))))
     return found
+
+
+def missed_gates(config: StageConfig, metrics: Mapping[str, Any]) -> list[str]:
+    """Limits of `require` that a result does not keep, a clause each."""
+    missed = []
+    for name, limit in config.require.items():
+        bound = limit if isinstance(limit, Bound) else Bound(min=limit)
+        value = metrics.get(name)
+        if not isinstance(value, int | float):
+            missed.append(f"it reports no {name} (it reports {', '.join(sorted(metrics)) or 'nothing'})")
+        # Written so that a value that is not a number is a miss.
+        elif bound.min is not None and not value >= bound.min:
+            missed.append(f"{name} {value:.4g} is below {bound.min:g}")
+        elif bound.max is not None and not value <= bound.max:
+            missed.append(f"{name} {value:.4g} is above {bound.max:g}")
+    return missed
 
 
 def _near(metric: str, known: tuple[str, ...]) -> list[str]:

@@ -5,9 +5,10 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from pipeline.errors import LaterFormatError, RecipeError, StoreError, suggestion
+from pipeline.gates import missed_gates
 from pipeline.identity import Identity, identities
 from pipeline.lock import works_on
-from pipeline.reasons import differences, missed_gates
+from pipeline.reasons import differences
 from pipeline.recipe import Recipe
 from pipeline.results import artifact_complaint
 from pipeline.store import Run, StageFolder, age

@@ -1,10 +1,9 @@
-"""Why a stage runs: what differs between two identities, and which gates a result misses. Pure."""
+"""Why a stage runs: what differs between two identities. Pure."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from pipeline.complaints import shown
-from stages.core.config import Bound, StageConfig
 
 MOST = 3
 """Differences told in one reason."""
@@ -48,19 +47,3 @@ def _change(name: str, before: Mapping[str, Any], after: Mapping[str, Any], path
 
 def _short(value: Any) -> str:
     return str(value) if isinstance(value, int | float) and not isinstance(value, bool) else shown(value, 40)
-
-
-def missed_gates(config: StageConfig, metrics: Mapping[str, Any]) -> list[str]:
-    """Limits of `require` that a result does not keep, a clause each."""
-    missed = []
-    for name, limit in config.require.items():
-        bound = limit if isinstance(limit, Bound) else Bound(min=limit)
-        value = metrics.get(name)
-        if not isinstance(value, int | float):
-            missed.append(f"it reports no {name} (it reports {', '.join(sorted(metrics)) or 'nothing'})")
-        # Written so that a value that is not a number is a miss.
-        elif bound.min is not None and not value >= bound.min:
-            missed.append(f"{name} {value:.4g} is below {bound.min:g}")
-        elif bound.max is not None and not value <= bound.max:
-            missed.append(f"{name} {value:.4g} is above {bound.max:g}")
-    return missed

@@ -6,8 +6,9 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from pipeline.errors import RecipeError
+from pipeline.gates import missed_gates
 from pipeline.handoffs import tokenizer_problems
-from pipeline.reasons import differences, missed_gates
+from pipeline.reasons import differences
 from pipeline.store import StageFolder, age, now
 from stages.contract import Artifact
 from stages.core.files import write_json
