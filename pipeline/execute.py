@@ -173,8 +173,8 @@ class Execution:
         self.view.say(f"  {step.name} done in {duration(manifest['seconds'])}  {numbers(result.metrics)}")
         for note in result.notes:
             self.view.say(f"    {note}")
-        if missed_gates(step.config, result.metrics):
-            self.plan.run.event("gate missed", stage=step.name, missed=missed_gates(step.config, result.metrics))
+        if missed_gates(step.config.require, result.metrics):
+            self.plan.run.event("gate missed", stage=step.name, missed=missed_gates(step.config.require, result.metrics))
         return DONE
 
     def _statement(self, step: Step, result: Result) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import Problem, suggestion
-from stages.core.config import Bound, StageConfig
+from stages.core.config import Bound
 
 if TYPE_CHECKING:
     from pipeline.recipe import Recipe
@@ -23,11 +23,11 @@ def gate_problems(recipe: "Recipe") -> list[Problem]:
     return found
 
 
-def missed_gates(config: StageConfig, metrics: Mapping[str, Any]) -> list[str]:
-    """Limits of `require` that a result does not keep, a clause each."""
+def missed_gates(require: Mapping[str, Any], metrics: Mapping[str, Any]) -> list[str]:
+    """Limits of `require`, as settings have it or as a job was told it, that a result does not keep: a clause each."""
     missed = []
-    for name, limit in config.require.items():
-        bound = limit if isinstance(limit, Bound) else Bound(min=limit)
+    for name, limit in require.items():
+        bound = Bound(min=limit) if isinstance(limit, int | float) else Bound.model_validate(limit)
         value = metrics.get(name)
         if not isinstance(value, int | float):
             missed.append(f"it reports no {name} (it reports {', '.join(sorted(metrics)) or 'nothing'})")

@@ -7,6 +7,9 @@ from dataclasses import dataclass
 from statistics import fmean, median
 from typing import Literal
 
+from pydantic import ValidationError
+
+from pipeline.gates import missed_gates
 from pipeline.report.catalogue import meaning, parse, pretty
 from pipeline.report.reading import Run, Stage
 from pipeline.report.series import Series
@@ -179,17 +182,12 @@ def _over_optimised(stage: Stage) -> Iterator[Finding]:
 
 def _missed_gates(stage: Stage) -> Iterator[Finding]:
     gates = stage.settings.get("require")
-    for name, bound in gates.items() if isinstance(gates, dict) else ():
-        low, high = (bound.get("min"), bound.get("max")) if isinstance(bound, dict) else (bound, None)
-        value = stage.metrics.get(name)
-        if value is not None and ((low is not None and value < low) or (high is not None and value > high)):
-            limits = " and ".join(f"{word} {limit:g}" for word, limit in (("at least", low), ("at most", high)) if limit is not None)
-            yield Finding(
-                stage.name,
-                "problem",
-                f"{meaning(name).label} is {pretty(value, meaning(name).unit)}; the recipe requires {limits}.",
-                "The stages that need this one do not start.",
-            )
+    try:
+        missed = missed_gates(gates, stage.metrics) if isinstance(gates, dict) and stage.state == "done" else []
+    except ValidationError:  # written by another version
+        missed = []
+    for clause in missed:
+        yield Finding(stage.name, "problem", f"It misses its gate: {clause}.", "The stages that need this one do not start.")
 
 
 def _base(stage: Stage, base: str, *, held_out: bool = False) -> Series | None:

@@ -43,8 +43,15 @@ RISES = [float(i) for i in range(30)]
         (stage("sft", validation_loss=[2.0, 1.0, 1.5]), "Overfitting"),
         (stage("reward", metrics={"accuracy": 0.55}), "only 55%"),
         (stage("reward", metrics={"accuracy": 0.7, "length_baseline": 0.31}), "length alone"),
-        (stage("reward", metrics={"accuracy": 0.7}, settings={"require": {"accuracy": 0.8}}), "requires at least 0.8"),
-        (stage("sft", metrics={"loss": 3.0}, settings={"require": {"loss": {"max": 2.0}}}), "at most 2"),
+        (
+            stage("reward", metrics={"accuracy": 0.7}, settings={"require": {"accuracy": 0.8}}),
+            "misses its gate: accuracy 0.7 is below 0.8.",
+        ),
+        (stage("sft", metrics={"loss": 3.0}, settings={"require": {"loss": {"max": 2.0}}}), "misses its gate: loss 3 is above 2."),
+        (
+            stage("sft", metrics={"loss": float("nan")}, settings={"require": {"loss": {"max": 2.0}}}),
+            "misses its gate: loss nan is above 2.",
+        ),
         (stage("ppo", clip_fraction=[0.5] * 10), "Updates are too large"),
         (stage("ppo", explained_variance=[-0.5] * 10), "worse than a constant"),
         (stage("ppo", eos_rate=[0.2] * 10), "answers finish"),
