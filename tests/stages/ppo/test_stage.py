@@ -81,6 +81,7 @@ def test_at_the_start_policy_and_reference_are_the_same_and_ratios_are_one(tmp_p
     assert lines[0]["held_out_kl"] == 0.0
     assert lines[1]["kl"] == 0.0
     rollouts = [line for line in lines if "reward" in line]
+    assert rollouts[-1]["kl_k3"] > 0.0, "the policy has moved, and the reference has not"
     assert max(line["first_ratio_error"] for line in rollouts) <= 1e-5
     assert max(line["sampler_difference"] for line in rollouts) <= 1e-4
 
