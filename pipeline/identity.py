@@ -24,6 +24,7 @@ from pipeline.artifacts import folder_digest, inspect
 from pipeline.errors import Problem, RecipeError, suggestion
 from pipeline.recipe import Recipe
 from pipeline.references import HUB, Field, Reference, children, is_context, references
+from stages.adapters.bases import is_repository
 from stages.core.files import digest as file_digest
 
 CODE = re.compile(r"([^:\n]+\.py):([A-Za-z_]\w*)\Z")
@@ -128,7 +129,8 @@ class _Reader:
         folder = self.recipe.root / reference.value
         found = inspect(folder)
         if isinstance(found, str):
-            self._problem(reference.field, found)
+            meant = not folder.exists() and is_repository(reference.value)
+            self._problem(reference.field, f"{found}; the Hub repository is {HUB}{reference.value}" if meant else found)
             return {}
         if found.kind not in reference.kinds:
             self._problem(reference.field, f"{folder} holds a {found.kind}; wanted {' or '.join(reference.kinds)}")

@@ -165,3 +165,10 @@ def test_hub_repositories_enter_by_the_commit_that_the_run_settled_on(workshop: 
     assert pinned("model", "hub:a/b", pins) == "hub:a/b"
     recipe = workshop.recipe("stages.base.model=hub:a/b@main")
     assert identities(recipe)["base"].fingerprint != identities(recipe, pins)["base"].fingerprint
+
+
+def test_a_name_as_the_hub_has_it_is_told_how_to_write_it(workshop: Workshop):
+    for written, told in (("meta-llama/Llama-3", "; the Hub repository is hub:meta-llama/Llama-3"), ("./meta/Llama", ""), ("a/b/c", "")):
+        with pytest.raises(RecipeError) as missing:
+            workshop.fingerprints(f"stages.chat.model={written}")
+        assert str(missing.value).partition("there is no folder ")[2] == f"{workshop.root / written}{told}"
