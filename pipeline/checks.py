@@ -206,8 +206,8 @@ def _seen(recipe: Recipe, plan: Plan | None, source: Source, wants: str | None) 
         files = resolve(
             source, recipe.root, source_folder(plan, source.stage) if plan else recipe.root / source.stage if source.stage else None
         )
-    except DataError as error:  # of what lies outside of the run, it has been told already that it is not there
-        return ([Finding(True, str(error))], unseen[1]) if made else unseen
+    except DataError as error:  # of what lies outside of the run, or what a stage says that it leaves, it has been told already
+        return ([Finding(True, str(error))], unseen[1]) if made and not recipe.stages[str(source.stage)].leaves() else unseen
     source = located(source, recipe.root)
     if made:  # our own rows are well formed; a few of them show whether they are the right ones
         findings, extent = check_source(source.model_copy(update={"limit": FEW}), files, RECORDS[wants])

@@ -1,21 +1,35 @@
 """What stages hand to one another and what folders bring along, compared before anything starts: lengths, tokenizers, templates, bases. No data is read."""
 
-from pathlib import Path
+from fnmatch import fnmatchcase
+from pathlib import Path, PurePosixPath
 
 from pipeline.adapters import adapter_problems, base_problems
 from pipeline.artifacts import MANIFEST, end_is_padding, inspect, lacks_template, unfit
-from pipeline.errors import Problem
+from pipeline.errors import Problem, suggestion
 from pipeline.hub import fetched
 from pipeline.plan import Plan
 from pipeline.recipe import Recipe
-from pipeline.references import wanted_sources
+from pipeline.references import sources, wanted_sources
 
 MEND = "a tokenizer stage (`existing: ...`) adds one; name it as `tokenizer` of the stage that begins with this model"
 
 
 def handoff_problems(recipe: Recipe) -> list[Problem]:
     """All that the recipe and the folders that it names tell."""
-    return length_problems(recipe) + folder_problems(recipe) + base_problems(recipe)
+    return length_problems(recipe) + folder_problems(recipe) + base_problems(recipe) + path_problems(recipe)
+
+
+def path_problems(recipe: Recipe) -> list[Problem]:
+    """Paths into what a stage leaves, where it has said what that is, that lead to none of it."""
+    problems = []
+    for name, config in recipe.stages.items():
+        for field, source in sources(config):
+            known = recipe.stages[source.stage].leaves() if source.stage in recipe.stages else ()
+            written = PurePosixPath(source.path)
+            if known and written.parts and not any(fnmatchcase(each, written.parts[0]) for each in known):
+                told = f"'{source.stage}' leaves no '{source.path}' (it leaves {', '.join(known)}){suggestion(source.path, known)}"
+                problems.append(recipe.problem(name, f"{field}.path", told))
+    return problems
 
 
 def contexts_of(recipe: Recipe) -> dict[str, dict[str, int | None]]:

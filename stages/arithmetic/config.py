@@ -31,6 +31,9 @@ class Arithmetic(StageConfig):
     exam: int = Field(480, gt=1)
     """Word problems to measure on, every other one on a new sum."""
 
+    def leaves(self) -> tuple[str, ...]:
+        return ("text.jsonl", "chats.jsonl", "prompts.jsonl", "exam.jsonl")
+
     def measures(self) -> tuple[str, ...]:
         return ("rows",)
 

@@ -107,6 +107,10 @@ class StageConfig(Spec):
         """Names of all numbers that the stage may report, which `require` can ask for; `*` stands for any rest. Empty where nobody has said."""
         return ()
 
+    def leaves(self) -> tuple[str, ...]:
+        """Files and folders of data in the stage's artifact, which other stages may read. Empty where nobody has said."""
+        return ()
+
     def impossible(self, hardware: Hardware) -> tuple[str, str] | None:
         """A field that would be computed wrongly with this hardware, and what to do about it."""
         return None

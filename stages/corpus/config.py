@@ -21,5 +21,8 @@ class Corpus(StageConfig, Cleaning):
     processes: Annotated[int | None, Field(gt=0), Context()] = None
     """Processes that clean; one a core if left out. The result does not depend on it."""
 
+    def leaves(self) -> tuple[str, ...]:
+        return ("documents",)
+
     def measures(self) -> tuple[str, ...]:
         return ("documents", "characters", "documents_read", "kept")

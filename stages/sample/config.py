@@ -31,6 +31,9 @@ class Sample(Rewarded):
     """Keep answers that were cut at the limit too: SFT would learn from them to stop there."""
     sampling: Sampling = Sampling()
 
+    def leaves(self) -> tuple[str, ...]:
+        return ("chats.jsonl",)
+
     def measures(self) -> tuple[str, ...]:
         return ("answers", "kept", "prompts_kept", "reward", "reward_kept", "eos_rate", "kl_bound")
 

@@ -24,6 +24,19 @@ class World(StageConfig):
     prompts: int | None = Field(None, gt=0)
     """Prompts for PPO."""
 
+    def leaves(self) -> tuple[str, ...]:
+        return (
+            "stories.jsonl",
+            "stories-heldout.jsonl",
+            "chats.jsonl",
+            "chats-heldout.jsonl",
+            "pairs.jsonl",
+            "pairs-heldout.jsonl",
+            "pairs-unasked.jsonl",
+            "prompts.jsonl",
+            "exam.jsonl",
+        )
+
     def measures(self) -> tuple[str, ...]:
         return ("rows",)
 

@@ -1,9 +1,12 @@
 """Names that only a running stage used to tell: metrics of a gate, layers of an adapter. Told by `check`, before anything starts."""
 
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
+from pipeline.handoffs import path_problems
+from pipeline.recipe import load
 from stages.evaluate.config import Evaluate
 
 FAMILY = """\
@@ -64,6 +67,24 @@ def test_a_wrong_name_is_told_with_its_line_and_the_nearest_right_one(
 
 
 @pytest.mark.parametrize(
+    ("stage", "path", "says"),
+    [
+        ("words", "story.jsonl", "'world' leaves no 'story.jsonl' (it leaves stories.jsonl, stories-heldout.jsonl, chats.jsonl,"),
+        ("words", "story.jsonl", "; did you mean 'stories.jsonl'?"),
+        ("chat", "chat/*.jsonl", "'world' leaves no 'chat/*.jsonl'"),
+        ("base", "stories*.jsonl", ""),
+        ("base", ".", ""),
+    ],
+)
+def test_a_path_into_what_a_stage_will_leave_is_checked_before_it_is_made(tmp_path: Path, stage: str, path: str, says: str):
+    file = tmp_path / "recipe.yaml"
+    file.write_text(family())
+    found = [str(problem) for problem in path_problems(load(file, [f"stages.{stage}.data.0.path='{path}'"]))]
+    assert len(found) == bool(says)
+    assert says in "".join(found)
+
+
+@pytest.mark.parametrize(
     ("stage", "written"),
     [
         ("judge", "require: {accuracy: 0.7, accuracy_people: 0.5, start_distance: {max: 0.1}}"),
@@ -93,3 +114,17 @@ def test_a_folder_tells_its_architecture(mistakes: Callable[..., list[str]], tmp
 def test_models_of_an_evaluation_have_the_names_that_its_report_gives_them():
     told = Evaluate(models=("chat", "./there/chat", "hub:me/policy@abc"), text=({"path": "x"},), rewards=(), best_of=1).measures()  # type: ignore[arg-type]
     assert told == ("chat.*", "chat_2.*", "policy.*")
+
+
+@pytest.mark.parametrize(
+    ("kind", "sizes"), [("world", {"people": 40, "documents": 4, "chats": 4, "pairs": 4, "prompts": 4}), ("arithmetic", {})]
+)
+def test_generated_data_are_what_their_stage_says_that_it_leaves(tmp_path: Path, kind: str, sizes: dict[str, int]):
+    from data import arithmetic, world
+    from stages.registry import config_class
+
+    if kind == "world":
+        written = world.write(tmp_path, world.Spec(seed=1, **sizes))
+    else:
+        written = arithmetic.write(tmp_path, arithmetic.Spec(seed=1, **config_class(kind)().model_dump(exclude={"kind", "require"})))
+    assert tuple(written) == config_class(kind)(**sizes).leaves()
