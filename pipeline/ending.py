@@ -94,7 +94,7 @@ def _said(note: dict[str, Any], notes: Sequence[dict[str, Any]]) -> str:
 
 
 def _how(code: int, *, stopped: str) -> str:
-    if stopped:
+    if stopped and code not in (WRONG_INPUT, AGAIN):  # what the stage itself had found to say
         return f"was stopped by {stopped}, {'after a' if code == INTERRUPTED else 'without a new'} checkpoint"
     if code < 0:
         return f"was ended by signal {-code}"

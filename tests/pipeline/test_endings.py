@@ -149,3 +149,17 @@ def test_a_clock_that_jumps_back_changes_no_duration(workshop: Workshop, monkeyp
         seconds = json.loads((workshop.run.path / stage / "attempts/1/exit.json").read_text())["seconds"]
         assert 0 <= seconds < 60
     assert set(workshop.actions().values()) == {"skip"}
+
+
+@pytest.mark.parametrize(
+    ("code", "how"),
+    [
+        (130, "was stopped by Ctrl-C, after a checkpoint"),
+        (-15, "was stopped by Ctrl-C, without a new checkpoint"),
+        (1, "was stopped by Ctrl-C, without a new checkpoint"),
+        (2, "found its data or settings wrong (exit code 2)"),
+        (0, "ended well"),
+    ],
+)
+def test_who_stopped_a_stage_is_told_unless_it_had_something_to_say_itself(attempt: Attempt, code: int, how: str):
+    assert ending(attempt, code, stopped="Ctrl-C").how == how
