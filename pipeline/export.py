@@ -116,7 +116,7 @@ def _list(run: "Run", *, as_json: bool) -> int:
     found = []
     for name in run.named():
         folder = run.current(name)
-        says = inspect(folder.artifact) if folder else None
+        says = inspect(folder.artifact) if folder and folder.manifest() is not None else None
         if not isinstance(says, Artifact) or says.kind not in ("causal-lm", "reward-model"):
             continue
         held = [settings_of(one) for one in says.adapters.settings] if says.adapters else []
@@ -125,6 +125,8 @@ def _list(run: "Run", *, as_json: bool) -> int:
         found.append({"stage": name, "kind": says.kind, "holds": what, "base": base, "trained": says.trainable_parameters or 0})
     if as_json:
         print(json.dumps(found, indent=1))
+    elif not found:
+        raise RecipeError(f"{run.path}: no model is done that could be exported")
     else:
         rows = [(one["stage"], one["kind"], one["holds"], one["base"], f"{one['trained']:,} parameters trained") for one in found]
         print(columns(tuple(map(str, row)) for row in rows))

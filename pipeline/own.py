@@ -26,8 +26,8 @@ def run_of(name: str, runs: str) -> Run:
         return Run(path)
     recipe, run = open_target(name, (), runs)
     if not run.path.is_dir():
-        other = elsewhere(recipe, run) or f"; first: pipeline run {typed(name, (), runs)}"
-        raise RecipeError(f"there is no {run.path}: nothing of {name} has run yet{other}")
+        other = elsewhere(recipe, run) or f": nothing of {name} has run yet; first: pipeline run {typed(name, (), runs)}"
+        raise RecipeError(f"there is no {run.path}{other}")
     return replace(run, own=_own(recipe, run, f"pipeline run {typed(name, (), runs)}"))
 
 
@@ -50,7 +50,7 @@ def _own(recipe: Recipe, run: Run, make: str) -> Own:
     others = {step.name: other for step in open_steps if (other := _instead(run, step)) is not None}
     lacking = {step.name: _lack(recipe, run, step, others.get(step.name), make) for step in open_steps}
     trusted = tuple(folders[name].artifact for name in folders if is_trusted(plan, Reference("", name, ())))
-    return Own(folders, lacking, tuple(others), recipe.text, trusted=trusted)
+    return Own(folders, lacking, tuple(others), recipe.text, make, trusted=trusted)
 
 
 def _is_begun(step: Step) -> bool:

@@ -175,6 +175,8 @@ class Own:
     """Those of them that another result stands for in the run."""
     text: str
     """The recipe's bytes."""
+    make: str
+    """The command that makes what is not done."""
     overrides: tuple[str, ...] = ()
     trusted: tuple[Path, ...] = ()
     """Folders of results whose models' own code may run."""

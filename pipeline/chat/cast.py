@@ -50,5 +50,6 @@ def cast(run: Run) -> Cast:
     kinds = {kind: {name: path for name, (_, says, path) in ordered if says.kind == kind} for kind in ("causal-lm", "reward-model")}
     if not kinds["causal-lm"]:
         told = "".join(f"\n{run.lacks(name)}" for name in (run.own.replaced if run.own else ()))
-        raise RecipeError(f"{run.path} holds no finished language model yet; first: pipeline run {run.path}" if not told else told.strip())
+        first = run.own.make if run.own else f"pipeline run {run.path}"
+        raise RecipeError(told.strip() or f"{run.path} holds no finished language model yet; first: {first}")
     return Cast(kinds["causal-lm"], kinds["reward-model"], run.may_run(), run.lacks)

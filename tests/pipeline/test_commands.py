@@ -56,6 +56,7 @@ def test_exit_codes_are_those_of_the_contract():
         (["publish", "."], "no stage is done that could be published"),
         (["publish", ".", "--public"], "needs a `license`"),
         (["export", ".", "base"], "no stage 'base' is done"),
+        (["export", "."], "no model is done that could be exported"),
         (["chat", "."], "holds no finished language model yet"),
         (["serve", "chain.yaml"], "nothing of chain.yaml has run yet"),
         (["doctor", "chian.yaml"], "did you mean 'chain.yaml'?"),

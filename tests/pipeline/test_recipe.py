@@ -110,7 +110,10 @@ def test_a_mistake_is_told_with_what_was_found_and_what_was_wanted(mistakes: Mis
         ("name: a\n", "stages: is missing"),
         ("name: a\nstages: []\n", "stages: found [], wanted a mapping"),
         ("name: a\nstages: {}\n", "stages: found {}, wanted at least 1"),
-        ("name: ../a\nstages: {base: {kind: toy-train}}\n", "name: found '../a', wanted lower-case letters, digits, dots"),
+        (
+            "name: ../a\nstages: {base: {kind: toy-train}}\n",
+            "name: found '../a', wanted lower-case letters, digits, dots, dashes and underscores, a letter or digit first",
+        ),
         ("name: a\nseed: -1\nstages: {base: {kind: toy-train}}\n", "seed: found -1"),
         ("name: a\nstages: {../up: {kind: toy-train}}\n", "stages.../up: found '../up'"),
         ("name: a\nstages: {lock: {kind: toy-train}}\n", "wanted a name that no file of the run directory has"),

@@ -89,6 +89,13 @@ def test_a_stage_that_was_never_made_says_why_and_how(workshop: Workshop):
         cast(run_of("chain.yaml", "runs")).model("chat")
 
 
+def test_where_nobody_can_talk_yet_the_way_there_is_that_of_what_was_named(workshop: Workshop):
+    workshop.carry_out(OTHER, "--until", "rows")
+    for target in ("chain.yaml", "runs/chain"):  # the folder would be made with the override
+        with pytest.raises(RecipeError, match=rf"no finished language model yet; first: pipeline run {target}$"):
+            cast(run_of(target, "runs"))
+
+
 def test_a_stage_that_is_half_done_is_not_done(workshop: Workshop):
     workshop.carry_out("stages.chat.behaviour=fail")
     run = run_of("chain.yaml", "runs")
@@ -98,6 +105,15 @@ def test_a_stage_that_is_half_done_is_not_done(workshop: Workshop):
     with pytest.raises(ChoiceError, match=says):
         finished(run, ["chat"])
     assert read_run(run.path, run.own)["chat"].state == "failed", "a report shows how far it came"  # type: ignore[union-attr]
+
+
+def test_export_lists_no_artifact_that_nobody_sealed(workshop: Workshop, capsys: Output):
+    workshop.carry_out()
+    (workshop.folder("chat").path / "manifest.json").unlink()
+    for target in ("chain.yaml", "runs/chain"):
+        capsys.readouterr()
+        assert workshop.call("export", target) == DONE
+        assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == ["base"]
 
 
 def test_a_recipe_whose_data_are_gone_points_to_the_folder(workshop: Workshop):
@@ -125,7 +141,8 @@ def test_from_another_folder_it_says_where_it_looked_and_where_the_run_is(worksh
     assert said[0] == "chain  has not run: there is no runs/chain; a run of it lies in ../runs/chain: name that folder, or work in .."
     assert said[-1] == "to begin: pipeline run ../chain.yaml"
     assert workshop.call("chat", "../chain.yaml") == WRONG_INPUT
-    assert "a run of it lies in ../runs/chain" in capsys.readouterr().err
+    said = capsys.readouterr().err.splitlines()
+    assert said == ["there is no runs/chain; a run of it lies in ../runs/chain: name that folder, or work in .."], "not that none has run"
     workshop.call("run", "../chain.yaml", "--until", "rows")
     assert "note: this run begins in runs/chain; a run of it lies in ../runs/chain" in capsys.readouterr().err
     workshop.call("run", "../chain.yaml", "--runs", "others", "--only", "chat")
