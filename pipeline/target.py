@@ -61,7 +61,8 @@ def elsewhere(recipe: Recipe, run: Run) -> str:
     file = recipe.file.resolve()
     for folder in dict.fromkeys([*file.parents, *Path.cwd().parents]):
         if _started_from(other := folder / RUNS / recipe.name) == file:
-            return f"; a run of it lies in {os.path.relpath(other)}: name that folder, or work in {os.path.relpath(folder)}"
+            way = "leave out --runs" if folder == Path.cwd() else f"work in {os.path.relpath(folder)}"
+            return f"; a run of it lies in {os.path.relpath(other)}: name that folder, or {way}"
     return ""
 
 

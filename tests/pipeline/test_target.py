@@ -151,6 +151,14 @@ def test_from_another_folder_it_says_where_it_looked_and_where_the_run_is(worksh
     )
 
 
+def test_where_other_runs_are_asked_for_it_says_that_the_run_is_in_the_usual_place(workshop: Workshop, capsys: Output):
+    workshop.carry_out("--until", "rows")
+    capsys.readouterr()
+    assert workshop.call("export", "chain.yaml", "--runs", "others") == WRONG_INPUT
+    says = "there is no others/chain; a run of it lies in runs/chain: name that folder, or leave out --runs\n"
+    assert capsys.readouterr().err == says
+
+
 def test_a_run_that_was_moved_away_from_its_data_tells_what_it_holds(workshop: Workshop, capsys: Output):
     workshop.carry_out("--until", "base")
     (workshop.root / "far" / "away").mkdir(parents=True)
