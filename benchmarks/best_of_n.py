@@ -47,40 +47,39 @@ def _rows(path: Path) -> list[Prompt]:
     return list({content_key(row): row for row in found}.values())
 
 
-def examined(folder: Path, *, best_of: int, answers: int, limit: int) -> Result:
-    """The evaluation stage on a finished run: chat and policy, the judge's rewards, `best_of` samples of chat and `answers` of the policy."""
+def job_of(folder: Path, scratch: Path, *, best_of: int, answers: int, limit: int) -> tuple[Job, Evaluate]:
+    """An evaluation of a finished run, in the folder `scratch`: chat and policy, the judge's rewards, `best_of` samples of chat and `answers` of the policy."""
     told = json.loads((folder / "policy" / "job.json").read_text())
     kinds = {"models.0": ("chat", "causal-lm"), "models.1": ("policy", "causal-lm"), "rewards.0.model": ("judge", "reward-model")}
     inputs = {
         field: Input(reference=stage, kind=kind, path=folder / stage / "artifact", fingerprint="0")
         for field, (stage, kind) in kinds.items()
     }
+    files: dict[str, list[Path]] = {}
+    for number, (name, prompts) in enumerate(prompt_sets(folder, told["config"]["held_out"]).items()):
+        files[f"tasks.{number}.prompts.0"] = [path := scratch / f"{name}.jsonl"]
+        path.write_text("".join(json.dumps({"prompt": row.messages, "reference": row.reference}) + "\n" for row in prompts))
+    config: dict[str, Any] = {
+        "models": ["chat", "policy"],
+        "tasks": [{"name": path.stem, "prompts": [{"path": path.name}], "rule": "world"} for (path,) in files.values()],
+        "rewards": [{"model": "judge"}],
+        "best_of": best_of,
+        "answers": answers,
+        "limit": limit,
+        "sampling": {"max_new_tokens": 32},
+    }
     hardware = Hardware(gpus=0, precision="fp32")
+    job = Job(
+        stage="exam", kind="evaluate", folder=scratch, seed=told["seed"], config=config, inputs=inputs, files=files, hardware=hardware
+    )
+    return job, Evaluate.model_validate(config)
+
+
+def examined(folder: Path, *, best_of: int, answers: int, limit: int) -> Result:
+    """The evaluation stage on a finished run."""
     with tempfile.TemporaryDirectory() as scratch, contextlib.redirect_stdout(io.StringIO()):
-        files: dict[str, list[Path]] = {}
-        for number, (name, prompts) in enumerate(prompt_sets(folder, told["config"]["held_out"]).items()):
-            files[f"tasks.{number}.prompts.0"] = [path := Path(scratch, f"{name}.jsonl")]
-            path.write_text("".join(json.dumps({"prompt": row.messages, "reference": row.reference}) + "\n" for row in prompts))
-        config: dict[str, Any] = {
-            "models": ["chat", "policy"],
-            "tasks": [{"name": path.stem, "prompts": [{"path": path.name}], "rule": "world"} for (path,) in files.values()],
-            "rewards": [{"model": "judge"}],
-            "best_of": best_of,
-            "answers": answers,
-            "limit": limit,
-            "sampling": {"max_new_tokens": 32},
-        }
-        job = Job(
-            stage="exam",
-            kind="evaluate",
-            folder=Path(scratch),
-            seed=told["seed"],
-            config=config,
-            inputs=inputs,
-            files=files,
-            hardware=hardware,
-        )
-        return run(job, Evaluate.model_validate(config), hardware)
+        job, config = job_of(folder, Path(scratch), best_of=best_of, answers=answers, limit=limit)
+        return run(job, config, job.hardware)
 
 
 def rows_of(result: Result) -> list[list[str]]:
