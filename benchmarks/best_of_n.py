@@ -33,6 +33,9 @@ from stages.contract import Hardware, Input, Job, Result
 from stages.evaluate.config import Evaluate
 from stages.evaluate.run import run
 
+TRUTHS = ("correct", "good")
+"""What the world's rule says of an answer, of chat and then of the policy."""
+
 
 def prompt_sets(folder: Path, held_out: float) -> dict[str, list[Prompt]]:
     """The prompts of a run by set, each prompt once. `held_out` is the share that its PPO held out."""
@@ -93,9 +96,10 @@ def rows_of(result: Result) -> list[list[str]]:
         curve = ", ".join(f"{float(str(row[2]).split()[0]):.2f}" for row in table.rows)
         told = [
             f"{result.metrics[f'{model}.{name}.{what}']:.3f}"
-            for model, what in (("chat", "reward"), ("policy", "reward"), ("policy", "kl"), ("chat", "correct"), ("policy", "correct"))
+            for model, what in (("chat", "reward"), ("policy", "reward"), ("policy", "kl"))
         ]
-        rows.append([name, *told[:3], str(above), curve, *told[3:]])
+        truths = [" to ".join(f"{result.metrics[f'{model}.{name}.{part}']:.3f}" for model in ("chat", "policy")) for part in TRUTHS]
+        rows.append([name, *told, str(above), curve, *truths])
     return rows
 
 
@@ -108,9 +112,9 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     print(
-        "| run | prompts | chat's reward | policy's | its KL | above best of n at equal KL | best of 1, 2, 4, ... | correct: chat | policy |"
+        f"| run | prompts | chat's reward | policy's | its KL | above best of n at equal KL | best of 1, 2, 4, ... | {' | '.join(TRUTHS)} |"
     )
-    print("| --- | --- | ---: | ---: | ---: | ---: | --- | ---: | ---: |")
+    print("| --- | --- | ---: | ---: | ---: | ---: | --- |" + " ---: |" * len(TRUTHS))
     for folder in arguments.runs:
         found = examined(folder.absolute(), best_of=arguments.best_of, answers=arguments.answers, limit=arguments.limit)
         for row in rows_of(found):
