@@ -27,25 +27,34 @@ settings.register_profile("seeded", derandomize=True, deadline=None)
 settings.load_profile("seeded")
 
 SMALL = {
-    "world": {"documents": 600, "chats": 200, "pairs": 300, "prompts": 60},
-    "base": {"tokens": 20_000},
-    "chat": {"epochs": 1},
-    "judge": {"epochs": 1, "require": {}},
-    "policy": {"steps": 3, "batch": 16, "critic_warmup": 1},
-    "exam": {"limit": 8},
+    "demo": {
+        "world": {"documents": 600, "chats": 200, "pairs": 300, "prompts": 60},
+        "base": {"tokens": 20_000},
+        "chat": {"epochs": 1},
+        "judge": {"epochs": 1, "require": {}},
+        "policy": {"steps": 3, "batch": 16, "critic_warmup": 1},
+        "exam": {"limit": 8},
+    },
+    "arithmetic": {
+        "sums": {"documents": 300, "chats": 300, "prompts": 60},
+        "base": {"tokens": 20_000},
+        "chat": {"epochs": 1},
+        "policy": {"steps": 3, "batch": 16, "critic_warmup": 1},
+        "exam": {"limit": 8},
+    },
 }
 
 
 @pytest.fixture(scope="session")
 def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with `recipes/` in it; the demo's sizes are cut, its stages and their settings are not."""
+    """A folder with `recipes/` in it; sizes are cut in those that tests run, stages and their settings are not."""
     folder = tmp_path_factory.mktemp("workspace")
     (folder / "recipes").mkdir()
     shutil.copytree(RECIPES[0].parent / "shapes", folder / "recipes" / "shapes")
     yaml = YAML()
     for path in RECIPES:
         recipe = yaml.load(path.read_text(encoding="utf-8"))
-        for name, cuts in SMALL.items() if path.stem == "demo" else ():
+        for name, cuts in SMALL.get(path.stem, {}).items():
             recipe["stages"][name].update(cuts)
         with (folder / "recipes" / path.name).open("w", encoding="utf-8") as stream:
             yaml.dump(recipe, stream)
