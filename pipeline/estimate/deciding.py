@@ -27,20 +27,23 @@ def decided(plan: Plan, step: Step) -> tuple[Hardware, str]:
     usual = resolved(asked, devices, step.config)
     if asked.zero != "auto" or not usual.gpus or not step.config.is_shared:
         return usual, ""
-    fewer = ""
+    held, fewer = _kept(step, asked), ""
+    usual = resolved(held, devices, step.config)
     try:
         stage, models = _sizes(plan, step)
         if asked.gpus == "auto" and (most := _most(stage, usual)) != usual.gpus:
-            usual = resolved(asked.model_copy(update={"gpus": most}), devices, step.config)
+            usual = resolved(held.model_copy(update={"gpus": most}), devices, step.config)
             fewer = f"{most} of {devices} GPUs, since a step cannot be shared by more evenly; "
         machine = _machine(usual)
     except RecipeError as error:
         return usual, f"{fewer}ZeRO-{usual.zero} without a plan: {error}"
-    held = _kept(step, asked)
-    found = [option for option in options(stage, step.config, held, machine) if _possible(option, machine)]
+    planned = options(stage, step.config, held, machine)
+    found = [option for option in planned if _lacks(option, machine) is None]
     chosen = choose(found)
     if chosen is None:
-        return usual, f"{fewer}ZeRO-{usual.zero}, though it may not fit: {nearest(stage, step.config, models, held, machine)}"
+        best = choose(planned)
+        why = _lacks(best, machine) if best else nearest(stage, step.config, models, held, machine)
+        return usual, f"{fewer}ZeRO-{usual.zero}, though it may not fit: {why}"
     return _with(usual, chosen), fewer + _told(found, chosen, machine)
 
 
@@ -82,11 +85,16 @@ def _kept(step: Step, asked: Hardware) -> Hardware:
     return asked if ground is None else asked.model_copy(update={"zero": ground.get("zero", 0)})
 
 
-def _possible(option: Option, machine: Machine) -> bool:
-    """Whether this machine has what the plan takes for granted: DeepSpeed, a folder for `nvme`, main memory."""
+def _lacks(option: Option, machine: Machine) -> str | None:
+    """What this machine lacks of what the plan takes for granted: DeepSpeed, a folder for `nvme`, main memory; None if nothing."""
     if option.setting.zero and not find_spec("deepspeed"):
-        return False
-    return not option.on_disk and option.memory.host * machine.gpus + option.memory.node <= main_memory()
+        return f"{option.label} does, and DeepSpeed is not installed: pip install 'recipe-pipeline[deepspeed]'"
+    if option.on_disk:
+        return f"{option.label} does, if it is asked for: {' '.join(option.overrides)}"
+    needed, there = option.memory.host * machine.gpus + option.memory.node, main_memory()
+    if needed > there:
+        return f"{option.label} does on the GPUs, and needs {gigabytes(needed)} GB of main memory, of which there are {gigabytes(there)}"
+    return None
 
 
 def _with(hardware: Hardware, chosen: Option) -> Hardware:

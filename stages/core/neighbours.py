@@ -93,7 +93,7 @@ class Neighbours:
             line.settimeout(MEETING)
             said = line.makefile("r", encoding="utf-8")
             who = json.loads(said.readline(LONGEST))
-            if isinstance(who, dict) and secrets.compare_digest(str(who.get("secret")), secret):
+            if isinstance(who, dict) and secrets.compare_digest(str(who.get("secret")).encode(), secret.encode()):
                 self._take(line)
                 return self._hear(line, said, who)
         return line.close()

@@ -13,8 +13,12 @@ LEAST = 1.0
 
 
 def scaler_for(dtype: torch.dtype, device: torch.device) -> GradScaler:
-    """A scaler for fp16; for other types one that does nothing, whose state is empty."""
-    return GradScaler(device.type, enabled=dtype == torch.float16)
+    """A scaler for fp16, with a scale from the start: a process of several may have no loss in a step. For other types one that does nothing, whose state is
+    empty."""
+    scaler = GradScaler(device.type, enabled=dtype == torch.float16)
+    if scaler.is_enabled():
+        scaler.scale(torch.zeros((), device=device))  # torch makes the scale with the first loss
+    return scaler
 
 
 def restore(scaler: GradScaler, state: dict[str, float] | None) -> None:

@@ -146,6 +146,11 @@ class StageTraining(_Below):  # type: ignore[misc]
             group["lr"] = base * factor(step)
         self.lr_scheduler._last_lr = [group["lr"] for group in self.optimizer.param_groups]
 
+    def _load_scaler(self, checkpoint: str | None) -> None:
+        """As Trainer does, unless the checkpoint was written in fp16 and this is another precision."""
+        if self.accelerator.scaler is not None:
+            super()._load_scaler(checkpoint)
+
     # ---- divergence
 
     def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> Any:

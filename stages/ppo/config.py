@@ -18,7 +18,7 @@ ROLLED_OUT = (
     *("policy_loss", "clip_fraction", "approximate_kl", "mix_loss", "policy_grad_norm", "ratio_max", "ratio_min", "first_ratio_error"),
     *("value_loss", "value_clip_fraction", "critic_grad_norm", "explained_variance", "advantage_std", "value_mean"),
     *("sampler_difference", "sampler_kl", "importance_mean", "importance_max", "importance_capped"),
-    *("coefficient", "learning_rate", "update_stopped", "tokens_per_second"),
+    *("coefficient", "learning_rate", "update_stopped", "tokens_per_second", "policy_loss_scale", "critic_loss_scale"),
 )
 """Means over the last rollouts; `reward_PART` comes from `rewards`, and of held-out prompts there is what there is of answers."""
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -81,8 +82,13 @@ def test_what_this_machine_lacks_is_not_chosen(tmp_path: Path, gpus, monkeypatch
     gpus(8, 24_000)
     plan = recipe(tmp_path, {"base": base()})
     assert decided(plan)[0].zero
+    monkeypatch.setattr(deciding, "main_memory", lambda: 10**10)
+    assert re.search(
+        r", though it may not fit: ZeRO-\d.* does on the GPUs, and needs [\d.]+ GB of main memory, of which there are 10.0",
+        decided(plan)[1],
+    )
     monkeypatch.setattr(deciding, "find_spec", lambda name: None)
-    assert "though it may not fit" in decided(plan)[1]
+    assert re.search(r", though it may not fit: ZeRO-\d.* does, and DeepSpeed is not installed", decided(plan)[1])
 
 
 def test_a_stage_that_goes_on_keeps_the_level_of_its_checkpoint(tmp_path: Path, gpus):
@@ -92,6 +98,14 @@ def test_a_stage_that_goes_on_keeps_the_level_of_its_checkpoint(tmp_path: Path, 
     seal.parent.mkdir(parents=True)
     seal.write_text(json.dumps({"processes": 8, "zero": 3, "files": {}}))
     assert decided(plan)[0].zero == 3
+    gpus(8, 2_000)
+    found, told = decided(plan)
+    assert (found.zero, told.partition(":")[0]) == (3, "ZeRO-3, though it may not fit")
+    seal.write_text(json.dumps({"processes": 8, "zero": 0, "files": {}}))
+    gpus(8, "[N/A]")
+    found, told = decided(plan)
+    assert (found.zero, told.partition(":")[0]) == (0, "ZeRO-0 without a plan")
+    gpus(8, 81_559)
     seal.write_text("torn")
     assert decided(plan)[0].zero == 0
 

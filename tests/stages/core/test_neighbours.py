@@ -84,7 +84,14 @@ def test_the_first_is_reached_by_the_address_that_all_were_told_whatever_its_own
 
 def test_strangers_are_turned_away_and_not_missed(three):
     port = three[1]._lines[0].getpeername()[1]
-    greetings = (b"GET / HTTP/1.1\r\n\r\n", b'{"rank": 1, "node": 1, "host": "n1", "secret": "guessed"}\n', b"[]\n", b"x" * 2000, b"")
+    greetings = (
+        b"GET / HTTP/1.1\r\n\r\n",
+        b'{"rank": 1, "node": 1, "host": "n1", "secret": "guessed"}\n',
+        '{"secret": "é"}\n'.encode(),
+        b"[]\n",
+        b"x" * 2000,
+        b"",
+    )
     for greeting in greetings:
         with socket.create_connection(("127.0.0.1", port), timeout=20) as stranger:
             stranger.sendall(greeting)

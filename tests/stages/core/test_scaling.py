@@ -2,16 +2,21 @@
 
 import json
 import pkgutil
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch import nn
 from torch.amp import GradScaler
 
 from stages.contract import Divergence, Hardware, Job, StageError
 from stages.core import metrics, models
+from stages.core.config import Optimizer
 from stages.core.interrupt import Interrupted
+from stages.ppo.players import Player
+from stages.ppo.ranks import Ranks
 from stages.registry import config_class, run_function
 from tests.stages.core.test_zero import STAGES, WORDS, job
 from tests.stages.ppo.test_stage import StopAfter
@@ -82,6 +87,9 @@ def test_an_overflow_leaves_the_step_out_halves_the_scale_and_is_no_divergence(b
     assert result.steps == len(lines(made)) == len(lines(plain))
     assert not (made.folder / "divergence.json").exists()
     assert weights(made).isfinite().all()
+    if stage == "ppo":
+        measured = config_class("ppo").model_validate(made.config).measures()
+        assert [name for name in result.metrics if not any(fnmatchcase(name, pattern) for pattern in measured)] == []
     rates = [[line["learning_rate"] for line in lines(one)] for one in (made, plain)]
     assert rates[0] == rates[1], "the schedule goes by steps, also those that were left out"
     if stage == "pretrain":
@@ -135,6 +143,29 @@ def test_stopped_and_gone_on_with_equals_uninterrupted_with_its_scale(base, tmp_
     scales = [[{name: line[name] for name in names if name in line} for line in lines(one)] for one in (whole, cut)]
     assert scales[0] == scales[1]
     assert len({json.dumps(line) for line in scales[0]}) > 2
+
+
+@pytest.mark.parametrize("stage", ["pretrain", "ppo"])
+@pytest.mark.parametrize(("before", "after"), [("fp16", "fp32"), ("fp32", "fp16")])
+def test_a_stage_goes_on_in_another_precision(base, tmp_path, monkeypatch, stage, before, after):
+    made = job(base, tmp_path / "run", stage, 0, precision=before)
+    with monkeypatch.context() as patch:
+        patch.setattr(f"stages.{stage}.run.interruptible", lambda: StopAfter(3))
+        with pytest.raises(Interrupted):
+            done(made)
+    done(made.model_copy(update={"hardware": made.hardware.model_copy(update={"precision": after})}))
+    name = "policy_loss_scale" if stage == "ppo" else "loss_scale"
+    assert [name in line for line in lines(made)] == [before == "fp16"] * 3 + [after == "fp16"] * (len(lines(made)) - 3)
+
+
+def test_a_process_without_an_answer_in_its_first_minibatch_takes_the_step_of_the_others():
+    class Others(Ranks):
+        def sum_gradients(self, parameters):
+            for parameter in parameters:
+                parameter.grad = torch.full_like(parameter, 2.0**16)
+
+    player = Player("policy", nn.Linear(2, 1), Optimizer(learning_rate=1e-3), 8, Others(), torch.float16)
+    assert player.step() == pytest.approx(3**0.5), "three numbers, each with a gradient of 1 at the first scale"
 
 
 @pytest.mark.slow
