@@ -1,6 +1,7 @@
 """Settings that stages share. Torch-free."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import PurePath
 from typing import Annotated, ClassVar, Literal, Self
 from urllib.parse import urlsplit
 
@@ -299,6 +300,25 @@ class RewardPart(Spec):
     def takes(self) -> tuple[tuple[str, str], ...]:
         """The reward models of this part: field, relative to the part, and reference."""
         return (("model", self.model),) if self.model else tuple((f"models.{n}", name) for n, name in enumerate(self.models))
+
+    @property
+    def title(self) -> str:
+        """`judge`, `ensemble`, `remote`, `regex`, the function's name: what the part is called in metrics."""
+        if self.rule is not None:
+            from stages.core.rules import plain_name
+
+            return plain_name(self.rule)
+        if self.model is not None:
+            return PurePath(self.model.removeprefix("hub:")).name
+        return "ensemble" if self.models else "remote"
+
+
+def names_of(parts: Sequence[RewardPart]) -> list[str]:
+    """What each part of a reward is called in metrics; a later one of the same title has its number behind it."""
+    names: list[str] = []
+    for number, part in enumerate(parts):
+        names.append(f"{part.title}_{number}" if part.title in names else part.title)
+    return names
 
 
 class Rewarded(StageConfig):

@@ -20,13 +20,13 @@ from data.errors import DataError
 from stages.adapters.prompts import hidden_states
 from stages.contract import Artifact, Hardware, Job
 from stages.core.answers import Answers, Scorer, Scores
-from stages.core.config import RewardPart
+from stages.core.config import RewardPart, names_of
 from stages.core.generation import Completion
 from stages.core.logprobs import passes
 from stages.core.models import check_fit, load_reward_model, load_tokenizer
 from stages.core.parity import backbone
 from stages.core.remote import RemoteScorer
-from stages.core.rules import Grade, Rule, load_rule, plain_name, score_of
+from stages.core.rules import Grade, Rule, load_rule, score_of
 from stages.core.watchdog import beat
 
 
@@ -181,11 +181,7 @@ def build_rewards(
     `on_base` may give a reward model as adapters on a base that is in memory already, or None.
     """
     built: list[tuple[str, RewardPart, Scorer]] = []
-    names: set[str] = set()
-    for number, part in enumerate(parts):
-        plain = _plain_name(part)
-        name = plain if plain not in names else f"{plain}_{number}"
-        names.add(name)
+    for number, (name, part) in enumerate(zip(names_of(parts), parts, strict=True)):
         built.append((name, part, _scorer(part, f"{prefix}.{number}", job, tokenizer, hardware, on_base)))
     return Rewards(built)
 
@@ -197,15 +193,6 @@ def _scorer(part: RewardPart, field: str, job: Job, tokenizer: Any, hardware: Ha
         return RemoteScorer(part.remote)
     members = [_model_scorer(job.inputs[f"{field}.{inner}"].path, part, tokenizer, hardware, on_base) for inner, _ in part.takes]
     return Ensemble(members, part.combine, part.uncertainty) if part.models else members[0]
-
-
-def _plain_name(part: RewardPart) -> str:
-    """`judge`, `ensemble`, `remote`, `regex`, the function's name: what the part is called in metrics."""
-    if part.rule is not None:
-        return plain_name(part.rule)
-    if part.model is not None:
-        return Path(part.model.removeprefix("hub:")).name
-    return "ensemble" if part.models else "remote"
 
 
 def _model_scorer(path: Path, part: RewardPart, tokenizer: Any, hardware: Hardware, on_base: Callable[[Path], Any]) -> ModelScorer:

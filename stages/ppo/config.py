@@ -10,17 +10,18 @@ from data.config import Context, Source, Spec, Takes, Wants
 from stages.adapters.combinations import Carried, Situation
 from stages.adapters.config import Adapter
 from stages.contract import Hardware
-from stages.core.config import TRAINED, ModelRef, Optimizer, Rewarded, RewardPart, Sampling, Sources
+from stages.core.config import TRAINED, ModelRef, Optimizer, Rewarded, RewardPart, Sampling, Sources, names_of
 from stages.core.workload import Player, Workload
 
+ANSWERED = ("reward", "reward_std", "reward_clipped", "kl", "kl_k2", "kl_k3", "length", "eos_rate", "entropy")
+"""Means over answers, of the last rollouts and, as `held_out_...`, of the held-out prompts; `reward_PART` comes from `rewards`."""
 ROLLED_OUT = (
-    *("reward", "reward_std", "reward_clipped", "kl", "kl_k2", "kl_k3", "length", "eos_rate", "entropy"),
     *("policy_loss", "clip_fraction", "approximate_kl", "mix_loss", "policy_grad_norm", "ratio_max", "ratio_min", "first_ratio_error"),
     *("value_loss", "value_clip_fraction", "critic_grad_norm", "explained_variance", "advantage_std", "value_mean"),
     *("sampler_difference", "sampler_kl", "importance_mean", "importance_max", "importance_capped"),
     *("coefficient", "learning_rate", "update_stopped", "tokens_per_second", "policy_loss_scale", "critic_loss_scale"),
 )
-"""Means over the last rollouts; `reward_PART` comes from `rewards`, and of held-out prompts there is what there is of answers."""
+"""Means over the last rollouts alone."""
 
 
 class KL(Spec):
@@ -147,7 +148,11 @@ class PPO(Rewarded):
     """Held-out prompts, always the same, whose answers every evaluation writes to `samples.jsonl`."""
 
     def measures(self) -> tuple[str, ...]:
-        return (*ROLLED_OUT, "reward_*", "held_out_reward", "held_out_kl", "held_out_length", "held_out_eos_rate", "held_out_*", *TRAINED)
+        named = zip(names_of(self.rewards), self.rewards, strict=True)
+        # A rule may give several numbers by name.
+        parts = [name for title, part in named for name in (f"reward_{title}", *((f"reward_{title}_*",) if part.rule else ()))]
+        held_out = [f"held_out_{name}" for name in (*ANSWERED, "reward_before", *parts)]
+        return (*ANSWERED, *ROLLED_OUT, *parts, *held_out, *TRAINED)
 
     def situation(self, carried: Mapping[str, Carried], *, checkpointing: bool) -> Situation | None:
         found = super().situation(carried, checkpointing=checkpointing)

@@ -8,6 +8,7 @@ import pytest
 from pipeline.handoffs import path_problems
 from pipeline.recipe import load
 from stages.evaluate.config import Evaluate
+from stages.ppo.config import PPO
 
 FAMILY = """\
 name: family
@@ -40,6 +41,8 @@ def family(**more: str) -> str:
         ("judge", "require: {acuracy: 0.7}", "; did you mean 'accuracy'?"),
         ("base", "require: {perplexty: {max: 3}}", "; did you mean 'perplexity'?"),
         ("policy", "require: {heldout_reward: 0}", "; did you mean 'held_out_reward'?"),
+        ("policy", "require: {reward_jugde: 0}", "; did you mean 'reward_judge'?"),
+        ("policy", "require: {held_out_reward_jugde: 0}", "; did you mean 'held_out_reward_judge'?"),
         (
             "exam",
             "require: {polcy.good: 0.9}",
@@ -128,3 +131,11 @@ def test_generated_data_are_what_their_stage_says_that_it_leaves(tmp_path: Path,
     else:
         written = arithmetic.write(tmp_path, arithmetic.Spec(seed=1, **config_class(kind)().model_dump(exclude={"kind", "require"})))
     assert tuple(written) == config_class(kind)(**sizes).leaves()
+
+
+def test_the_parts_of_a_reward_are_called_what_they_will_be_called_in_the_result():
+    parts = ({"model": "hub:me/judge"}, {"rule": "world"}, {"rule": "regex:a"}, {"rule": "regex:b"}, {"models": ("one", "two")})
+    told = PPO.model_validate({"model": "chat", "steps": 1, "critic_warmup": 0, "rewards": parts, "prompts": ({"path": "x"},)}).measures()
+    assert {"reward_judge", "reward_world", "reward_world_*", "reward_regex", "reward_regex_3", "reward_ensemble"} <= {*told}
+    assert "held_out_reward_judge" in told
+    assert not {"reward_*", "held_out_*"} & {*told}
