@@ -25,8 +25,11 @@ Weights = Callable[[], Iterable[tuple[str, Tensor]]]
 class VLLM:
     """An engine as `stages.core.generation.Engine` describes it. Answers depend on model, prompt and seed; across batchings only up to vLLM's kernels."""
 
-    def __init__(self, folder: Path, weights: Weights, *, context: int, memory: float, processes: int = 1) -> None:
-        """`folder` holds the model that the policy starts as; `memory` is the share of the device's memory that vLLM may take.
+    def __init__(
+        self, folder: Path, weights: Weights, *, context: int, memory: float, dtype: torch.dtype = torch.bfloat16, processes: int = 1
+    ) -> None:
+        """`folder` holds the model that the policy starts as; `memory` is the share of the device's memory that vLLM may take. It answers in 16 bits: in fp16
+        where that is the policy's own arithmetic (`dtype`), because the device has no bf16, else in bf16.
 
         Raises DataError where vLLM or a CUDA device is missing.
         """
@@ -38,7 +41,7 @@ class VLLM:
             model=str(folder),
             max_model_len=context,
             gpu_memory_utilization=memory,
-            dtype="bfloat16",
+            dtype="float16" if dtype == torch.float16 else "bfloat16",
             seed=0,
             trust_remote_code=False,
             # Log-probabilities after the temperature, as the trainer computes them.

@@ -216,7 +216,7 @@ def build_engine(folder: Path, config: PPO, policy: Any, ranks: Ranks, micro_bat
     if config.engine == "transformers":
         return Transformers(policy.model, micro_batch, policy.dtype)
     weights = partial(plain_weights, policy.model)
-    return VLLM(folder, weights, context=context_of(policy.model), memory=config.engine_memory, processes=ranks.size)
+    return VLLM(folder, weights, context=context_of(policy.model), memory=config.engine_memory, dtype=policy.dtype, processes=ranks.size)
 
 
 def build_mix(job: Job, config: PPO, tokenizer: Any, policy: Player, ranks: Ranks) -> Mix | None:

@@ -90,6 +90,11 @@ def test_after_a_sync_it_answers_as_the_policy_does_up_to_its_rounding(stand_in,
     assert "distributed_executor_backend" not in one.llm.settings
 
 
+@pytest.mark.parametrize(("arithmetic", "told"), [(torch.float32, "bfloat16"), (torch.bfloat16, "bfloat16"), (torch.float16, "float16")])
+def test_it_answers_in_16_bits_that_the_device_has(stand_in, tmp_path, arithmetic, told):
+    assert made(model_of(), tmp_path, dtype=arithmetic).llm.settings["dtype"] == told
+
+
 def test_a_hundred_syncs_of_an_adapter_leave_the_base_bit_equal(stand_in, tmp_path):
     model = model_of("lora").to(torch.bfloat16)
     before = {name: parameter.clone() for name, parameter in model.named_parameters()}
