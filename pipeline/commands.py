@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import shlex
 import sys
 from pathlib import Path
 from typing import Any
@@ -126,12 +127,12 @@ def init(arguments: list[str]) -> int:
     target, text = Path(options.file), _shipped(options.source)
     try:
         with target.open("x", encoding="utf-8") as stream:
-            stream.write(_renamed(text, target.stem))
+            stream.write(_own(text, options.source, target))
     except FileExistsError as error:
         raise RecipeError(f"{target} is there already; nothing was written") from error
     except OSError as error:
         raise RecipeError(f"{target} cannot be written: {error.strerror}") from error
-    print(f"wrote {target}; next: pipeline plan {target}")
+    print(f"wrote {target}; next: pipeline plan {shlex.quote(str(target))}")
     return DONE
 
 
@@ -145,11 +146,12 @@ def _shipped(name: str) -> str:
     return known[name].read_text(encoding="utf-8")
 
 
-def _renamed(text: str, stem: str) -> str:
-    """The recipe under the file's name, so that its run does not share the shipped one's folder."""
+def _own(text: str, source: str, target: Path) -> str:
+    """The recipe under the file's name, so that its run does not share the shipped one's folder, headed by the command that runs the file."""
     import re
 
-    name = re.sub(r"[^a-z0-9._-]+", "-", stem.lower()).strip("-._")[:64] or "recipe"
+    text = re.sub(r" +\(or `make .*\)$", "", text.replace(f"recipes/{source}.yaml", shlex.quote(str(target))), flags=re.MULTILINE)
+    name = re.sub(r"[^a-z0-9._-]+", "-", target.stem.lower()).strip("-._")[:64] or "recipe"
     return re.sub(r"^name:.*$", f"name: {name}", text, count=1, flags=re.MULTILINE)
 
 

@@ -209,9 +209,12 @@ def test_a_doctor_without_a_run_looks_at_the_environment(workshop: Workshop, cap
 
 def test_init_writes_a_recipe_under_its_own_name_that_plans(workshop: Workshop, capsys: Output):
     assert workshop.call("init", "My Model.yaml") == contract.DONE
-    assert "\nname: my-model\n" in (workshop.root / "My Model.yaml").read_text()
+    written = (workshop.root / "My Model.yaml").read_text()
+    assert "\nname: my-model\n" in written
+    assert "\n#   command   pipeline run 'My Model.yaml'\n" in written
+    assert "demo" not in written.partition("name:")[0]
     assert workshop.call("plan", "My Model.yaml") == contract.DONE
-    assert "next: pipeline plan My Model.yaml" in capsys.readouterr().out
+    assert "next: pipeline plan 'My Model.yaml'" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("words", [["schema"], ["--help"]])
