@@ -138,7 +138,12 @@ class Execution:
         write_json(attempt.folder / "env.json", surroundings(hardware, argv))
         self.plan.run.event("started", stage=step.name, folder=folder.path.name, attempt=attempt.number)
         started = time.monotonic()  # a clock that is set meanwhile changes no duration
-        ended = ending(attempt, self._child(step, attempt, argv, hardware), stopped=self.stop.by)
+        code = self._child(step, attempt, argv, hardware)
+        if code != DONE and is_launched(hardware) and isinstance(result_of(folder), Result):
+            # Written by the first process after all have met for the last time: what the launcher met with afterwards took nothing away.
+            self.view.say(f"  the launcher of {step.name} ended with exit code {code}, after the stage was done")
+            code = DONE
+        ended = ending(attempt, code, stopped=self.stop.by)
         seconds = round(time.monotonic() - started, 1)
         write_json(attempt.folder / "exit.json", {"code": ended.code, "how": ended.how, "seconds": seconds, "finished": now()})
         self.plan.run.event("ended", stage=step.name, folder=folder.path.name, attempt=attempt.number, how=ended.how, seconds=seconds)

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from pipeline import execute
 from pipeline.ending import ending, last_lines
 from pipeline.store import Attempt
 from stages.contract import AGAIN, DONE, FAILED, INTERRUPTED, WRONG_INPUT
@@ -103,6 +104,18 @@ def test_a_stage_that_was_killed_is_started_again_and_goes_on(workshop: Workshop
     assert workshop.carry_out("--until", "base", "--max-restarts", "1", "stages.base.behaviour=crash-once") == DONE
     assert "base was ended by signal 9 in attempt 1; goes on from step-000002, 0 restarts left" in capsys.readouterr().err
     assert json.loads((workshop.run.path / "base/result.json").read_text())["notes"] == ["took 2 steps"]
+
+
+@pytest.mark.parametrize(("behaviour", "code"), [("well", DONE), ("bug", FAILED), ("silent", FAILED)])
+def test_a_launcher_that_fails_after_its_stage_is_done_takes_nothing_away(
+    workshop: Workshop, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], behaviour: str, code: int
+):
+    watch = execute.watch
+    monkeypatch.setattr(execute, "is_launched", lambda hardware: True)
+    monkeypatch.setattr(execute, "watch", lambda *given, **named: watch(*given, **named) or 1)
+    assert workshop.carry_out("--until", "base", f"stages.base.behaviour={behaviour}") == code
+    assert ("the launcher of base ended with exit code 1, after the stage was done" in capsys.readouterr().err) == (code == DONE)
+    assert (workshop.folder("base").path / "manifest.json").exists() == (code == DONE)
 
 
 def test_restarts_are_counted_and_without_them_a_killed_stage_ends_the_run(workshop: Workshop):
