@@ -197,7 +197,7 @@ def _sentence(error: BaseException) -> str:
 
 def leave(code: int) -> NoReturn:
     """End the process. A worker of a launcher whose stage is done goes without tearing down what is left: threads of gloo and DeepSpeed outlive the
-    interpreter, and one that meets it half gone aborts, which the launcher would take for a stage that failed."""
+    interpreter, and one that meets it half gone can abort, which the launcher would take for a stage that failed."""
     if code == DONE and "RANK" in os.environ:
         atexit._run_exitfuncs()  # trackers send their last numbers
         with suppress(OSError):
