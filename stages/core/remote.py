@@ -22,6 +22,8 @@ from stages.core.watchdog import beat
 
 LARGEST_RESPONSE = 16 << 20
 """Bytes of a response that are read."""
+BETWEEN_BEATS = 10.0
+"""Seconds."""
 WORTH_TRYING_AGAIN = (429, 500, 502, 503, 504)
 
 
@@ -30,20 +32,27 @@ class _NoRedirects(urllib.request.HTTPRedirectHandler):
         return None
 
 
+def patiently(seconds: float) -> None:
+    """Sleep, and go on giving signs of life: later tries wait for minutes."""
+    while seconds > 0:
+        beat()
+        time.sleep(min(seconds, BETWEEN_BEATS))
+        seconds -= BETWEEN_BEATS
+
+
 _OPENER = urllib.request.build_opener(_NoRedirects, urllib.request.ProxyHandler({}))
 
 
 @dataclass(frozen=True)
 class RemoteScorer:
     settings: Remote
-    wait: Callable[[float], None] = field(default=time.sleep)
+    wait: Callable[[float], None] = field(default=patiently)
     """Between tries; seconds."""
 
     def score(self, answers: Answers) -> dict[str, np.ndarray]:
         """(B) float64. Raises StageError if the server cannot be reached or does not answer with a number for each answer."""
         scores: list[float] = []
         for start in range(0, len(answers.texts), self.settings.batch):
-            beat()
             scores += self._scores_of(answers, slice(start, start + self.settings.batch))
         return {"": np.array(scores, dtype=np.float64)}
 
@@ -67,6 +76,7 @@ class RemoteScorer:
         for attempt in range(self.settings.retries + 1):
             if attempt:
                 self.wait(2.0 ** (attempt - 1))
+            beat()
             try:
                 return self._once(body)
             except urllib.error.HTTPError as error:
@@ -84,10 +94,15 @@ class RemoteScorer:
     def _once(self, body: bytes) -> Any:
         # The scheme is https, or http on this machine: `Remote` has seen to it.
         request = urllib.request.Request(self.settings.url, body, {"Content-Type": "application/json"})  # noqa: S310
-        with _OPENER.open(request, timeout=self.settings.timeout_seconds) as response:
-            text = response.read(LARGEST_RESPONSE + 1)
-        if len(text) > LARGEST_RESPONSE:
-            raise ValueError(f"its response is longer than {LARGEST_RESPONSE >> 20} MiB")
+        longest, text = self.settings.timeout_seconds, b""
+        end = time.monotonic() + longest
+        with _OPENER.open(request, timeout=longest) as response:
+            while piece := response.read1(1 << 16):
+                text += piece
+                if len(text) > LARGEST_RESPONSE:
+                    raise ValueError(f"its response is longer than {LARGEST_RESPONSE >> 20} MiB")
+                if time.monotonic() > end:  # the socket's own limit begins anew with every piece
+                    raise TimeoutError(f"its response took longer than {longest:g} s")
         return json.loads(text)
 
 

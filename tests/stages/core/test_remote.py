@@ -3,11 +3,13 @@
 import json
 import threading
 import time
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
 from stages.contract import StageError
+from stages.core import remote
 from stages.core.answers import Answers
 from stages.core.config import Remote
 from stages.core.generation import Completion
@@ -36,6 +38,14 @@ class Judge:
                     self.end_headers()
                     self.wfile.write(b"40\r\n{")
                     self.close_connection = True
+                    return
+                if step == "drip":
+                    self.send_response(200)
+                    self.end_headers()
+                    with suppress(OSError):  # who has waited long enough hangs up
+                        for _ in range(20):
+                            self.wfile.write(b" ")
+                            time.sleep(0.05)
                     return
                 if step == "garbage":
                     self.wfile.write(b"no HTTP at all\r\n\r\n")
@@ -107,6 +117,7 @@ def test_a_server_that_is_busy_or_slow_is_asked_again_after_longer_and_longer_wa
         ([404], {}, r"it answered 404 .*after 1 tries", 1),
         ([302], {}, r"it answered 302 .*after 1 tries", 1),
         (["slow"], {"retries": 0, "timeout_seconds": 0.1}, "timed out", 1),
+        (["drip"], {"retries": 0, "timeout_seconds": 0.2}, "took longer than 0.2 s", 1),
         (["{nonsense"], {"retries": 0}, "after 1 tries", 1),
         (['{"scores": [1.0]}'], {}, "wanted `scores` with 2 numbers", 1),
         (['{"scores": [1.0, "2"]}'], {}, "wanted `scores` with 2 numbers", 1),
@@ -120,6 +131,19 @@ def test_a_server_that_gives_no_scores_ends_the_stage_with_a_sentence(judge, scr
         scorer(judge, **settings)[0].score(answers(2))
     assert judge.url in str(error.value)
     assert len(judge.asked) == requests
+
+
+def test_whoever_waits_for_a_server_goes_on_giving_signs_of_life(monkeypatch):
+    signs, slept = [], []
+    monkeypatch.setattr(remote, "beat", lambda: signs.append(len(slept)))
+    monkeypatch.setattr(remote.time, "sleep", slept.append)
+    remote.patiently(24.0)
+    assert slept == [10.0, 10.0, 4.0]
+    assert signs == [0, 1, 2]
+    gone = RemoteScorer(Remote(url="http://127.0.0.1:9/score", retries=2), lambda seconds: None)
+    with pytest.raises(StageError, match="after 3 tries"):
+        gone.score(answers(1))
+    assert len(signs) == 6, "one a try"
 
 
 def test_a_server_that_is_not_there_is_named(judge):
