@@ -1,5 +1,6 @@
 """Reward models that are adapters with a score head of their own on a base which others use too: no second copy of its weights."""
 
+from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +57,7 @@ def judge_on(start: Start, folder: Path) -> Judge | None:
         if name in start.earlier and _holds(model, name, folders[name]):
             names.append(name)
             continue
-        own = f"{folder.parent.name.replace('.', '_')}_{name}"
+        own = _free_name(f"{folder.parent.name.replace('.', '_')}_{name}", model)
         config.task_type, config.modules_to_save = None, None  # the head is held apart: a language model has no place for it
         with unchanged(model):
             model.add_adapter(own, config)
@@ -64,6 +65,11 @@ def judge_on(start: Start, folder: Path) -> Judge | None:
         names.append(own)
     head = next(tensor for key, tensor in load_file(folders[found.names[-1]] / WEIGHTS).items() if key.endswith("score.weight"))
     return Judge(model, names, head).to(model.device)
+
+
+def _free_name(name: str, model: Any) -> str:
+    """That name, or with a number behind it: the folders of two judges may lie in folders of one name, and one judge may be asked twice."""
+    return next(each for each in chain([name], (f"{name}_{number}" for number in count(2))) if each not in model.peft_config)
 
 
 def _alike(own: AdapterSpec | None, found: Adapters) -> bool:

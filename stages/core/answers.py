@@ -28,7 +28,7 @@ class Scores(NamedTuple):
     parts: dict[str, np.ndarray]
     """Each part by its name, before its weight, and what rules grade beside their score: (B) float64 each."""
     clipped: np.ndarray | None = None
-    """True where a part with a weight reached its clip: (B)."""
+    """True where a part with a weight was beyond its clip: (B)."""
 
 
 class Scorer(Protocol):

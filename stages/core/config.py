@@ -313,11 +313,15 @@ class RewardPart(Spec):
         return "ensemble" if self.models else "remote"
 
 
+OF_THE_WHOLE = ("std", "square", "clipped", "before")
+"""What metrics tell of the sum of rewards as `reward_...`: no part may hide it."""
+
+
 def names_of(parts: Sequence[RewardPart]) -> list[str]:
-    """What each part of a reward is called in metrics; a later one of the same title has its number behind it."""
+    """What each part of a reward is called in metrics; one whose title is taken has its number behind it."""
     names: list[str] = []
     for number, part in enumerate(parts):
-        names.append(f"{part.title}_{number}" if part.title in names else part.title)
+        names.append(f"{part.title}_{number}" if part.title in (*OF_THE_WHOLE, *names) else part.title)
     return names
 
 
@@ -330,6 +334,11 @@ class Rewarded(StageConfig):
     def lacking(self, field: str, extent: Extent) -> str | None:
         rules = [part.rule for part in getattr(self, "rewards", ()) if part.rule]
         return references_told(rules, extent) if field in ("prompts", "validation") else None
+
+    @staticmethod
+    def read_whole(contexts: Mapping[str, int | None]) -> dict[str, int | None]:
+        """Contexts of the models that read a prompt with its answer: the one that answers, and those that score."""
+        return {name: context for name, context in contexts.items() if name == "model" or name.startswith("rewards.")}
 
     def judges(self, on: str | None = None) -> tuple[Player, ...]:
         """The reward models that score answers, each reading every token once; on the weights of player `on` where they can be."""

@@ -6,6 +6,7 @@ Its score is read at the last real token by our own index: transformers' classif
 overlook an end token that is also the pad token.
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +24,7 @@ from stages.core.answers import Answers, Scorer, Scores
 from stages.core.config import RewardPart, names_of
 from stages.core.generation import Completion
 from stages.core.logprobs import passes
-from stages.core.models import check_fit, load_reward_model, load_tokenizer
+from stages.core.models import check_fit, context_of, load_reward_model, load_tokenizer
 from stages.core.parity import backbone
 from stages.core.remote import RemoteScorer
 from stages.core.rules import Grade, Rule, load_rule, score_of
@@ -33,15 +34,18 @@ from stages.core.watchdog import beat
 @dataclass
 class RuleScorer:
     rule: Rule
+    called: str = "a rule"
+    """In messages."""
     named: tuple[str, ...] | None = None
     """What the rule's grades are called, from its first answer on."""
 
     def score(self, answers: Answers) -> dict[str, np.ndarray]:
-        """Raises DataError where a grade has other names than the first one had."""
+        """Raises DataError where a grade has other names than the first one had, or is no finite number."""
         rows = zip(answers.prompts, answers.texts, answers.completions, answers.references, strict=True)
         grades = [self.rule(prompt, text, completion.finished, reference) for prompt, text, completion, reference in rows]
         for grade, text in zip(grades, answers.texts, strict=True):
             self._same_names(grade, text)
+            self._check_numbers(grade, text)
         found = {"": np.array([score_of(grade) for grade in grades], dtype=np.float64)}
         return found | {
             name: np.array([grade[name] for grade in grades if isinstance(grade, Mapping)], dtype=np.float64) for name in self.named or ()
@@ -53,8 +57,19 @@ class RuleScorer:
         if set(names) != set(self.named):
             first, here = (", ".join(each) or "a number alone" for each in (self.named, names))
             raise DataError(
-                f"a rule gave {first} for its first answer and {here} for {text[:60]!r}; wanted the same names for every answer"
+                f"{self.called} gave {first} for its first answer and {here} for {text[:60]!r}; wanted the same names for every answer"
             )
+
+    def _check_numbers(self, grade: Grade, text: str) -> None:
+        values = dict(grade) if isinstance(grade, Mapping) else {"": grade}
+        for name, value in values.items():
+            try:
+                known = math.isfinite(value)
+            except (TypeError, ValueError, OverflowError):
+                known = False
+            if not known:
+                told = f"{name}: {value!r}" if name else repr(value)
+                raise DataError(f"{self.called} gave {told} for {text[:60]!r}; wanted a finite number, or several by name")
 
 
 @dataclass(frozen=True)
@@ -71,6 +86,8 @@ class ModelScorer:
     micro_batch: int | None = None
     rounds: Callable[[int], int] = lambda own: own
     """As in `last_token_scores`."""
+    context: int | None = None
+    """Most tokens of a conversation that it can read; None where it reads on the policy's own base."""
 
     def score(self, answers: Answers) -> dict[str, np.ndarray]:
         scores = last_token_scores(self.model, self.queries(answers), self.micro_batch, self.rounds)
@@ -149,6 +166,12 @@ class Rewards:
     def __init__(self, parts: Sequence[tuple[str, RewardPart, Scorer]]) -> None:
         self.parts = parts
 
+    @property
+    def context(self) -> int | None:
+        """Most tokens of prompt and answer that all of the reward models can read; None if there is no such limit."""
+        scorers = [one for _, _, scorer in self.parts for one in (scorer.members if isinstance(scorer, Ensemble) else [scorer])]
+        return min((one.context for one in scorers if isinstance(one, ModelScorer) and one.context is not None), default=None)
+
     def score(self, answers: Answers) -> Scores:
         """Every part of every answer, clipped where the recipe says so, and the weighted sum."""
         total = np.zeros(len(answers.completions))
@@ -160,7 +183,7 @@ class Rewards:
             if not np.isfinite(score).all():
                 raise DataError(f"reward '{name}' gave a score that is not a finite number")
             if part.clip is not None:
-                clipped |= (np.abs(score) >= part.clip) & (part.weight != 0)
+                clipped |= (np.abs(score) > part.clip) & (part.weight != 0)
                 score = score.clip(-part.clip, part.clip)
             total += part.weight * score
             seen[name] = score
@@ -188,7 +211,7 @@ def build_rewards(
 
 def _scorer(part: RewardPart, field: str, job: Job, tokenizer: Any, hardware: Hardware, on_base: Callable[[Path], Any]) -> Scorer:
     if part.rule is not None:
-        return RuleScorer(load_rule(part.rule))
+        return RuleScorer(load_rule(part.rule), f"rule '{part.rule}'")
     if part.remote is not None:
         return RemoteScorer(part.remote)
     members = [_model_scorer(job.inputs[f"{field}.{inner}"].path, part, tokenizer, hardware, on_base) for inner, _ in part.takes]
@@ -196,17 +219,18 @@ def _scorer(part: RewardPart, field: str, job: Job, tokenizer: Any, hardware: Ha
 
 
 def _model_scorer(path: Path, part: RewardPart, tokenizer: Any, hardware: Hardware, on_base: Callable[[Path], Any]) -> ModelScorer:
-    own = load_tokenizer(path)
+    own, context = load_tokenizer(path), None
     model = on_base(path)
     if model is None:
         model = load_reward_model(path, hardware).requires_grad_(False)
         check_fit(model, own, path)
+        context = context_of(model)
     same = own.get_vocab() == tokenizer.get_vocab() and own.chat_template == tokenizer.chat_template
     if not same:
         print(f"{path}: another tokenizer than the policy's; answers reach this reward model through their text", flush=True)
     mean, std = reward_statistics(path) if part.normalise else (0.0, 1.0)
     rows = hardware.micro_batch if isinstance(hardware.micro_batch, int) else None
-    return ModelScorer(model, end_of_turn(own), None if same else own, mean, std, rows)
+    return ModelScorer(model, end_of_turn(own), None if same else own, mean, std, rows, context=context)
 
 
 def reward_statistics(path: Path) -> tuple[float, float]:

@@ -28,7 +28,7 @@ class Task(Spec):
     prompts: Annotated[Sources, Wants("prompt")]
     """Prompts with their `reference`."""
     rule: RuleName
-    """As in a reward: `exact`, `regex:PATTERN`, `json`, `number`, `length:WORDS`, `language:CODE`, `repetition[:WORDS]`, `world[:PART]`, or `file.py:function`."""
+    """As in a reward: `exact`, `regex:PATTERN`, `json`, `number`, `length:WORDS`, `language:CODE`, `repetition[:WORDS]`, `world[:PART]`, or `file.py:function`. Of a name that the report has for every answer (`length`, `kl`, `reward`) its verdict is told as `rule_NAME`."""
 
 
 class Evaluate(Rewarded):

@@ -21,6 +21,9 @@ from stages.core.seeds import seed_for
 from stages.core.statistics import Floats
 from stages.evaluate.config import Evaluate, Task
 
+OTHERS = ("reward", "win_rate", "kl", "length", "eos_rate", "perplexity", "bits_per_byte", "perplexity_floor")
+"""What is told of a model's answers and texts whatever the rule: a part of its verdict of the same name is told as `rule_NAME`."""
+
 
 @dataclass(frozen=True)
 class Exam:
@@ -125,10 +128,16 @@ def _texts(tokenizer: Any, completions: Sequence[Completion]) -> list[str]:
 
 def graded(rule: str, answers: Answers) -> tuple[str, dict[str, Floats]]:
     """Every part of the rule's verdict by name, (N) float64 each, and the name of the part that counts as the truth."""
-    parts = RuleScorer(load_rule(rule)).score(answers)
+    parts = RuleScorer(load_rule(rule), f"rule '{rule}'").score(answers)
     verdict = parts.pop("")
-    name: str = next((name for name in ("reward", "good") if name in parts), plain_name(rule))
-    return name, parts | {name: np.asarray(verdict, dtype=np.float64)}
+    truth = next((name for name in ("reward", "good") if name in parts), plain_name(rule))
+    verdicts = parts | {truth: np.asarray(verdict, dtype=np.float64)}
+    return _own_name(truth), {_own_name(name): values for name, values in verdicts.items()}
+
+
+def _own_name(part: str) -> str:
+    """What a part of a rule's verdict is called beside the quantities that every exam has."""
+    return f"rule_{part}" if part in OTHERS else part
 
 
 def lengths(completions: Sequence[Completion]) -> Floats:

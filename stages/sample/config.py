@@ -43,10 +43,10 @@ class Sample(Rewarded):
         return Workload((policy, *self.judges()), "answers", epochs=self.samples, data=("prompts",), answer=answer)
 
     def too_long(self, contexts: Mapping[str, int | None]) -> tuple[str, str] | None:
-        return self.sampling.too_long({"model": contexts.get("model")})
+        return self.sampling.too_long(self.read_whole(contexts))
 
     def room(self, field: str, contexts: Mapping[str, int | None]) -> int | None:
-        return self.sampling.room({"model": contexts.get("model")}) if field in ("prompts", "validation") else None
+        return self.sampling.room(self.read_whole(contexts)) if field in ("prompts", "validation") else None
 
     @model_validator(mode="after")
     def _no_more_than_drawn(self) -> Self:

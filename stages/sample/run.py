@@ -91,9 +91,11 @@ def run(job: Job, config: Sample, hardware: Hardware) -> Result:
     chat.check_template(tokenizer)
     model = load_causal_lm(path, hardware)
     check_fit(model, tokenizer, path)
-    prompts, notes = read_prompts(job, config, tokenizer, context_of(model) - config.sampling.max_new_tokens)
+    rewards = build_rewards(config.rewards, job, tokenizer, hardware)
+    context = min(context_of(model), rewards.context or context_of(model))
+    prompts, notes = read_prompts(job, config, tokenizer, context - config.sampling.max_new_tokens)
     engine = Transformers(model, hardware.micro_batch if isinstance(hardware.micro_batch, int) else None, choose_precision(hardware).dtype)
-    sampler = Sampler(engine, build_rewards(config.rewards, job, tokenizer, hardware), tokenizer, config.sampling, job.seed)
+    sampler = Sampler(engine, rewards, tokenizer, config.sampling, job.seed)
     with interruptible() as stop, watching(job):
         harvest = reap(job, config, sampler, prompts, stop)
     if not harvest.rows:

@@ -1,5 +1,7 @@
 """Reward models are asked about the ids that they were trained on, and their score is read at the last real token."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -8,7 +10,7 @@ from data.chat import render, render_prompt
 from data.errors import DataError
 from stages.contract import Input
 from stages.core.answers import Answers
-from stages.core.config import RewardPart
+from stages.core.config import RewardPart, names_of
 from stages.core.generation import Completion
 from stages.core.rewards import ModelScorer, Rewards, RuleScorer, build_rewards, combined, end_of_turn, ended, last_token_scores
 from stages.core.rules import load_rule
@@ -141,11 +143,24 @@ def test_a_part_is_one_thing_and_settings_that_would_do_nothing_are_refused():
             RewardPart.model_validate(wrong)
 
 
-def test_answers_at_the_clip_of_a_part_that_counts_are_marked():
+def test_answers_beyond_the_clip_of_a_part_that_counts_are_marked():
     answers = answers_of(tokenizer_of(WORDS), ["yes", "no no"], [True, False])
     length = RuleScorer(lambda prompt, text, *_: float(len(text)))
     parts = [("far", RewardPart(rule="exact", clip=4.0), length), ("shown", RewardPart(rule="exact", clip=1.0, weight=0.0), length)]
     assert Rewards(parts).score(answers).clipped.tolist() == [False, True]
+
+
+def test_a_score_is_clipped_on_both_sides():
+    answers = answers_of(tokenizer_of(WORDS), ["yes", "no no"], [True, False])
+    far = RuleScorer(lambda prompt, text, *_: 9.0 if text == "yes" else -9.0)
+    found = Rewards([("far", RewardPart(rule="exact", clip=4.0, weight=-0.5), far)]).score(answers)
+    assert found.total.tolist() == [-2.0, 2.0]
+    assert found.clipped.tolist() == [True, True]
+
+
+def test_no_part_is_called_as_a_number_of_the_whole_is():
+    parts = [RewardPart(rule=rule) for rule in ("mine.py:std", "exact", "exact", "mine.py:clipped")]
+    assert names_of(parts) == ["std_0", "exact", "exact_2", "clipped_3"]
 
 
 def test_a_rule_that_grades_several_things_shows_them_all():
@@ -168,9 +183,24 @@ def test_a_rule_that_names_its_grades_otherwise_from_one_answer_to_the_next_is_t
 
 def test_a_score_that_is_not_a_number_is_named():
     answers = answers_of(tokenizer_of(WORDS), ["yes"], [True])
-    rewards = Rewards([("mine", RewardPart(rule="exact"), RuleScorer(lambda *_: float("nan")))])
+    model = SimpleNamespace(score=lambda answers: {"": np.array([np.nan])})
     with pytest.raises(DataError, match="'mine'"):
-        rewards.score(answers)
+        Rewards([("mine", RewardPart(model="mine"), model)]).score(answers)
+
+
+@pytest.mark.parametrize("grade", [float("nan"), None, "much", {"good": 1.0, "kind": float("inf")}, {"good": 1.0, "kind": None}])
+def test_a_rule_that_gives_no_finite_number_is_told_with_the_answer(grade):
+    """Also beside its score: a mean that is not finite would end the stage only with its result."""
+    answers = answers_of(tokenizer_of(WORDS), ["yes"], [True])
+    with pytest.raises(DataError, match=r"rule 'mine\.py:fair' gave .*(nan|None|much|kind: inf).* for 'yes'; wanted a finite number"):
+        RuleScorer(lambda *_: grade, "rule 'mine.py:fair'").score(answers)
+
+
+def test_a_score_that_no_clip_has_touched_is_not_marked():
+    """A rule of 0 and 1 under `clip: 1` would else be said to lie at its clip whenever it is content."""
+    answers = answers_of(tokenizer_of(WORDS), ["yes", "no no"], [True, False])
+    parts = [("right", RewardPart(rule="exact", clip=1.0), RuleScorer(lambda *_: 1.0))]
+    assert not Rewards(parts).score(answers).clipped.any()
 
 
 def test_rules_get_prompt_text_finish_and_reference():

@@ -214,6 +214,19 @@ def test_a_rule_with_several_parts_gives_a_quantity_each(made, tmp_path):
     assert set(parts["good"]) == {0.25}
 
 
+def test_a_part_of_a_verdict_hides_nothing_that_is_told_of_every_answer(made, tmp_path):
+    """The built-in rule `length` is no count of tokens, and a rule's `reward` is not that of the list."""
+    rule = tmp_path / "mine.py"
+    rule.write_text("def fair(prompt, completion, finished, reference):\n    return {'reward': 0.25, 'kl': 1.0}\n")
+    tasks = [{"name": n, "prompts": [{"path": "prompts.jsonl"}], "rule": r} for n, r in (("a", "length:2"), ("b", f"{rule}:fair"))]
+    job, config = asked(made, tmp_path, models=("base", "chat"), tasks=tasks, text=[])
+    metrics = run(job, config, job.hardware).metrics
+    assert 0 <= metrics["base.a.rule_length"] <= 1 < metrics["base.a.length"]
+    assert (metrics["chat.b.rule_reward"], metrics["best_of_4.b.rule_reward"], metrics["chat.b.rule_kl"]) == (0.25, 0.25, 1.0)
+    assert metrics["base.b.kl"] == 0.0
+    assert metrics["base.b.reward"] != 0.25
+
+
 def test_several_tasks_are_told_apart_by_name_and_text_alone_needs_no_task(made, tmp_path):
     tasks = [{"name": name, "prompts": [{"path": "prompts.jsonl"}], "rule": rule} for name, rule in (("a", "json"), ("b", "exact"))]
     job, config = asked(made, tmp_path / "two", models=("base", "chat"), tasks=tasks, rewards=[], text=[])
