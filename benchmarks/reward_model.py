@@ -34,10 +34,10 @@ from data.templates import TEMPLATES
 from stages.adapters.start import begin
 from stages.contract import Hardware, Job
 from stages.core.config import Llama
-from stages.core.models import choose_precision, load_start, load_tokenizer, new_llama
+from stages.core.models import choose_precision, load_start, load_tokenizer, new_llama, without_dropout
 from stages.reward.config import Reward
 from stages.reward.learning import Order
-from stages.reward.model import teach, without_dropout
+from stages.reward.model import teach
 from stages.reward.pairs import Held, encode, read_preferences
 from stages.reward.rows import Pair
 from stages.reward.run import trainer_of

@@ -72,6 +72,7 @@ class LowRank(AdapterSpec):
     alpha: float = Field(32.0, gt=0)
     """The update is scaled by alpha / rank."""
     dropout: float = Field(0.0, ge=0, lt=1)
+    """Share of a layer's inputs that the update does not see in a step of pretraining or SFT. Reward models and PPO learn without dropout, whatever stands here."""
     targets: Targets = "all-linear"
     """Which linear layers: the attention's, all but the head, by name, or `regex:PATTERN` on whole names. Embeddings and head are refused where they are tied."""
     rslora: bool = False

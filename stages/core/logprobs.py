@@ -16,6 +16,8 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from stages.adapters.prompts import hidden_states
+from stages.contract import StageError
+from stages.core.parity import fixed_ids, outputs
 from stages.core.watchdog import beat
 
 LOGITS_AT_ONCE = 1 << 25
@@ -23,6 +25,10 @@ LOGITS_AT_ONCE = 1 << 25
 TOKENS_AT_ONCE = {"cpu": 1024, "cuda": 8192}
 """Most tokens, padding included, of one forward pass where the rows of a micro-batch are not given. What a larger pass leaves behind is no longer in
 a CPU's caches when it is needed again, and shorter micro-batches are padded less: an update in passes of 8192 takes 1.4 times as long."""
+
+
+HEAD_TOLERANCE = 1e-2
+"""Allowed difference of a log-probability from that of the model's own logits, in nats; a scale left out is far above it."""
 
 
 class Batch(NamedTuple):
@@ -137,6 +143,24 @@ class TokenLogprobs(nn.Module):
         if self.softcap is not None:
             logits_NV = torch.tanh(logits_NV / self.softcap) * self.softcap
         return chosen_logprobs(logits_NV, target_N, temperature, with_entropy)
+
+
+@torch.no_grad()
+def check_head(model: Any) -> None:
+    """Raises StageError where a causal model makes more of its output layer than `TokenLogprobs` knows of (some scale their logits): what answers are
+    drawn from would not be what their log-probabilities are of. Costs one small forward pass each way; weights in shards are passed over."""
+    if any(hasattr(parameter, "ds_id") or parameter.is_meta for parameter in model.parameters()):
+        return
+    ids_BL = fixed_ids(model)
+    own_N = outputs(model, ids_BL)[:, :-1].log_softmax(-1).gather(-1, ids_BL[:, 1:, None]).flatten()
+    rows = ids_BL.tolist()
+    found_N, _ = TokenLogprobs(model)(batch_of([row[:1] for row in rows], [row[1:] for row in rows], ids_BL.device))
+    difference = float((found_N - own_N).abs().max())
+    if not difference <= HEAD_TOLERANCE:
+        raise StageError(
+            f"{type(model).__name__} computes its logits in a way of its own behind the output layer: log-probabilities of its answers would be wrong "
+            f"by up to {difference:.2g} nats; wanted a model whose logits are what its output layer gives"
+        )
 
 
 def chosen_logprobs(logits_NV: Tensor, target_N: Tensor, temperature: float, with_entropy: bool = False) -> tuple[Tensor, Tensor | None]:

@@ -195,6 +195,19 @@ def check_fit(model: Any, tokenizer: Any, path: Path) -> None:
         )
 
 
+def without_dropout(model: Any) -> Any:
+    """The model with every dropout's share at 0, so that training mode (which gradient checkpointing needs) computes what eval mode does: the two
+    conversations of a pair are scored by one function, and the first ratio of an update is 1."""
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+        # Some layers call torch's function with a share of their own: attention_dropout, resid_pdrop.
+        for name, share in list(vars(module).items()):
+            if "drop" in name and isinstance(share, float):
+                setattr(module, name, 0.0)
+    return model
+
+
 def context_of(model: Any) -> int:
     """The longest sequence that a model takes, in tokens; virtual tokens take places of it."""
     return int(model.config.get_text_config().max_position_embeddings) - prompt_length(model)

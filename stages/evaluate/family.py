@@ -14,7 +14,7 @@ from stages.contract import Hardware, Job
 from stages.core.arguments import AUTO_TOKENS
 from stages.core.causal import teach, total_nats, untaught
 from stages.core.generation import Transformers
-from stages.core.logprobs import completion_logprobs
+from stages.core.logprobs import check_head, completion_logprobs
 from stages.core.models import check_fit, context_of, device_of, load_causal_lm, load_tokenizer
 from stages.core.rows import PackedRows
 from stages.core.statistics import Floats
@@ -76,8 +76,12 @@ def perplexity(model: Any, tokenizer: Any, texts: Sequence[Text], hardware: Hard
 
 
 def measure_distance(family: Sequence[Member], baseline: Member, config: Evaluate, hardware: Hardware) -> None:
-    """Fill in each member's `kl`: how much likelier its own sampled answers are to it than to the baseline (k1, whose mean is the KL)."""
+    """Fill in each member's `kl`: how much likelier its own sampled answers are to it than to the baseline (k1, whose mean is the KL).
+
+    Raises StageError where the baseline's log-probabilities cannot be told.
+    """
     model = load_causal_lm(baseline.path, hardware)
+    check_head(model)
     for member in family:
         if member is baseline:
             member.kl = [np.zeros(len(paper.prompt_ids)) for paper in member.papers]

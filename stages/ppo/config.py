@@ -38,6 +38,12 @@ class KL(Spec):
     loss_estimator: Literal["k2", "k3"] = "k2"
     """Estimator of the term in the loss: k2's gradient is that of each token's own KL; k3's is that of KL(reference to policy), the other direction."""
 
+    @model_validator(mode="after")
+    def _can_be_steered(self) -> Self:
+        if self.target is not None and not self.coefficient:
+            raise ValueError("target steers coefficient by factors, and one of 0 stays 0; set it above 0, or leave target out")
+        return self
+
 
 class Mix(Spec):
     """Text whose likelihood every policy step keeps up (PPO-ptx, Ouyang et al. 2022): a guard against forgetting what no reward asks about."""
@@ -190,10 +196,10 @@ class PPO(Rewarded):
         return Player("critic", start, "value", learns=True, reads=1.0, updates=learned)
 
     def too_long(self, contexts: Mapping[str, int | None]) -> tuple[str, str] | None:
-        return self.sampling.too_long({"model": contexts.get("model")})
+        return self.sampling.too_long(self.read_whole(contexts))
 
     def room(self, field: str, contexts: Mapping[str, int | None]) -> int | None:
-        return self.sampling.room({"model": contexts.get("model")}) if field in ("prompts", "validation") else None
+        return self.sampling.room(self.read_whole(contexts)) if field in ("prompts", "validation") else None
 
     def divided(self) -> str | None:
         return None if self.validation else "prompts"
@@ -219,6 +225,11 @@ class PPO(Rewarded):
         if self.critic_warmup >= self.steps:
             raise ValueError(
                 f"{self.named('critic_warmup')} leaves none of {self.named('steps')} for the policy; lower critic_warmup or raise steps"
+            )
+        if self.kl.target is not None and 5 * self.kl.horizon <= self.batch:
+            raise ValueError(
+                f"kl.{self.kl.named('horizon')} is so short that one rollout of {self.named('batch')} could turn the coefficient's sign; "
+                f"wanted more than {self.batch // 5}"
             )
         if self.overlong is not None and self.overlong > self.sampling.max_new_tokens:
             raise ValueError(

@@ -46,12 +46,13 @@ SENTENCES = {
     "few-ends": "fewer than one answer in ten ends by itself: raise sampling.max_new_tokens or missing_eos_penalty, "
     "and check that SFT learned the end-of-turn token",
     "length-runaway": "reward rises while answers grow and stop ending: the reward model probably likes length; set overlong or add a length rule",
-    "reward-at-clip": "more than a fifth of the answers lie at the clip of a reward, beyond which better and worse are the same: "
+    "reward-at-clip": "more than a fifth of the answers lie beyond the clip of a reward, where better and worse are the same: "
     "raise its clip or lower its weight, and look whether the policy has found a hole in it",
     "value-at-clip": "for ten rollouts more than half of the values have been held back by value_clip: raise it, or leave it out (null) "
     "where rewards are not of deviation 1",
     "much-clipped": "more than 40 % of the tokens are clipped: lower policy_optimizer.learning_rate, or use fewer epochs or minibatches",
     "blind-critic": "the critic has been worse than a constant for ten rollouts: raise critic_optimizer.learning_rate or critic_warmup",
     "equal-advantages": "advantages hardly differ although rewards do: look at gamma, lam and the critic's scale",
-    "sampler-differs": "the sampler's log-probabilities differ from the trainer's by more than 0.05 nats: ratios no longer begin at 1",
+    "sampler-differs": "the sampler's log-probabilities differ from the trainer's by more than 0.05 nats for some token: answers are drawn from another "
+    "distribution than the one that learns; look at sampler_kl, and set importance_cap where it stays",
 }

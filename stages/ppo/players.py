@@ -244,17 +244,6 @@ class AdapterOff:
         return found
 
 
-def without_dropout(model: nn.Module) -> nn.Module:
-    """Every dropout's share set to 0, so that training mode (which gradient checkpointing needs) computes what eval mode does."""
-    for module in model.modules():
-        if isinstance(module, nn.Dropout):
-            module.p = 0.0
-        for name in ("dropout", "attention_dropout", "resid_dropout", "hidden_dropout"):
-            if isinstance(getattr(module, name, None), float):
-                setattr(module, name, 0.0)
-    return model
-
-
 def critic_from_scores(classifier: Any, backbone: nn.Module, mean: float, std: float, dtype: torch.dtype) -> TokenValues:
     """A critic that begins as the reward model: its value is the standardised score that an answer ending here would get."""
     critic = TokenValues(backbone, classifier.score.weight.shape[1], dtype)

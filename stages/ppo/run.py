@@ -20,8 +20,17 @@ from stages.core.checkpoints import Ground, Saver
 from stages.core.divergence import Trouble
 from stages.core.generation import Engine, Transformers
 from stages.core.interrupt import interruptible
-from stages.core.logprobs import TokenLogprobs, TokenValues
-from stages.core.models import check_fit, choose_precision, context_of, load_causal_lm, load_reward_model, load_start, load_tokenizer
+from stages.core.logprobs import TokenLogprobs, TokenValues, check_head
+from stages.core.models import (
+    check_fit,
+    choose_precision,
+    context_of,
+    load_causal_lm,
+    load_reward_model,
+    load_start,
+    load_tokenizer,
+    without_dropout,
+)
 from stages.core.reading import files_of
 from stages.core.rewards import backbone_of, build_rewards, reward_statistics
 from stages.core.text import text_documents
@@ -34,7 +43,7 @@ from stages.ppo.config import PPO
 from stages.ppo.keeping import Keeping
 from stages.ppo.loop import Training
 from stages.ppo.mix import Mix
-from stages.ppo.players import AdapterOff, Player, Players, critic_from_scores, frozen_copy, without_dropout
+from stages.ppo.players import AdapterOff, Player, Players, critic_from_scores, frozen_copy
 from stages.ppo.ranks import Ranks, join
 from stages.ppo.rollout import Question, Rollouts
 from stages.ppo.sharded import ShardedPlayer, judging, judging_rewards, probe_of
@@ -56,11 +65,13 @@ def run(job: Job, config: PPO, hardware: Hardware) -> Result:
     check_fit(model, tokenizer, path)
     start = begin(model, config.adapter, "CAUSAL_LM", job=job, tokenizer=tokenizer)
     model = start.model
-    questions, held_out, notes = read_prompts(job, config, tokenizer, context_of(model))
-    check_shares(config, len(held_out), ranks)
     on_base = config.players == "shared-base"
     rewards = build_rewards(config.rewards, job, tokenizer, hardware, on_base=lambda path: judge_on(start, path) if on_base else None)
+    # Beyond its context a reward model gives numbers, and they mean nothing.
+    questions, held_out, notes = read_prompts(job, config, tokenizer, min(context_of(model), rewards.context or context_of(model)))
+    check_shares(config, len(held_out), ranks)
     rewards = judging_rewards(rewards, hardware, ranks)
+    check_head(model)
     players, how = build_players(job, config, hardware, start, tokenizer, ranks)
     micro_batch = hardware.micro_batch if isinstance(hardware.micro_batch, int) else None
     rollouts = Rollouts(

@@ -80,17 +80,6 @@ def classifier_of(model: Any) -> Any:
     return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
-def without_dropout(model: Any) -> Any:
-    """The model with every dropout at zero: two conversations of a pair must be scored by one and the same function."""
-    for module in model.modules():
-        if isinstance(module, nn.Dropout):
-            module.p = 0.0
-        for name in ("attention_dropout", "dropout"):
-            if isinstance(getattr(module, name, None), float):
-                setattr(module, name, 0.0)
-    return model
-
-
 @torch.no_grad()
 def score_pairs(model: Any, pairs: Sequence[Pair]) -> Floats:
     """Scores of the chosen and the rejected conversations, (N, 2), by a taught model; it is left in its mode."""

@@ -16,7 +16,7 @@ from stages.core.artifacts import save_artifact
 from stages.core.baselines import BagOfWords
 from stages.core.checkpoints import Score
 from stages.core.interrupt import interruptible
-from stages.core.models import Precision, check_fit, choose_precision, context_of, device_of, load_start, load_tokenizer
+from stages.core.models import Precision, check_fit, choose_precision, context_of, device_of, load_start, load_tokenizer, without_dropout
 from stages.core.rows import Shape, divisor
 from stages.core.training import train
 from stages.reward.config import Reward
@@ -31,7 +31,7 @@ from stages.reward.metrics import (
     reward_metrics,
     slices,
 )
-from stages.reward.model import score_pairs, teach, untaught, without_dropout
+from stages.reward.model import score_pairs, teach, untaught
 from stages.reward.pairs import Held, answers, divide, encode, judged, longer, read_preferences
 from stages.reward.rows import Pair
 

@@ -3,8 +3,9 @@
 import pytest
 import torch
 
+from stages.contract import StageError
 from stages.core.generation import Transformers
-from stages.core.logprobs import Sweep, TokenLogprobs, TokenValues, batch_of, completion_logprobs, cut
+from stages.core.logprobs import Sweep, TokenLogprobs, TokenValues, batch_of, check_head, completion_logprobs, cut
 
 VOCABULARY, END = 64, 1
 
@@ -77,6 +78,31 @@ def test_sampler_and_trainer_agree(kind, temperature, limit):
         torch.testing.assert_close(found[row, mask[row]], sampled, atol=1e-4, rtol=0)
         assert ((found[row, mask[row]] - sampled).exp() - 1).abs().max() <= 1e-4
         torch.testing.assert_close(sampled, full_logprobs(model, prompts[row], answer.ids, temperature), atol=1e-4, rtol=0)
+
+
+def scaled(kind: str):
+    """Models that do something with their logits: Granite divides them, Gemma 2 caps them."""
+    shape = {"vocab_size": VOCABULARY, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 4}
+    torch.manual_seed(0)
+    if kind == "granite":
+        from transformers import GraniteConfig, GraniteForCausalLM
+
+        return GraniteForCausalLM(GraniteConfig(**shape, num_key_value_heads=2, initializer_range=0.3, logits_scaling=8.0)).eval()
+    from transformers import Gemma2Config, Gemma2ForCausalLM
+
+    return Gemma2ForCausalLM(
+        Gemma2Config(**shape, num_key_value_heads=2, head_dim=8, initializer_range=0.3, final_logit_softcapping=1.0)
+    ).eval()
+
+
+def test_a_model_whose_logits_are_not_what_its_output_layer_gives_is_refused_unless_that_is_known():
+    for model in (model_of(), model_of("gpt2"), model_of("lora"), scaled("gemma2")):
+        check_head(model)
+    with pytest.raises(StageError, match="GraniteForCausalLM computes its logits in a way of its own"):
+        check_head(scaled("granite"))
+    capped = scaled("gemma2")
+    logits = capped(input_ids=torch.tensor([[3, 4]])).logits
+    assert logits.abs().max() <= 1.0, "the cap is felt"
 
 
 def test_the_end_token_is_real_although_it_is_the_pad_token():

@@ -189,6 +189,8 @@ def test_settings_that_contradict_each_other_or_would_do_nothing_are_refused():
         ({"refresh_reference": 5, "adapter": {"kind": "lora"}}, "leave out one"),
         ({"importance_cap": 0.5}, "importance_cap"),
         ({"ema": 1.0}, "ema"),
+        ({"kl": {"coefficient": 0.0, "target": 1.0}}, "one of 0 stays 0"),
+        ({"kl": {"target": 1.0, "horizon": 25}}, r"kl.horizon 25 is so short .* batch 128 \(the default\) .* wanted more than 25"),
     ):
         with pytest.raises(ValueError, match=says):
             PPO.model_validate(base | wrong)

@@ -15,11 +15,12 @@ from stages.core.answers import Scores
 from stages.core.generation import Completion, Transformers
 from stages.core.interrupt import Interrupted
 from stages.core.logprobs import TokenLogprobs, TokenValues, batch_of
+from stages.core.models import without_dropout
 from stages.core.rewards import last_token_scores
 from stages.core.seeds import seed_for
 from stages.ppo.config import PPO
 from stages.ppo.experience import collect
-from stages.ppo.players import AdapterOff, Player, Players, critic_from_scores, frozen_copy, without_dropout
+from stages.ppo.players import AdapterOff, Player, Players, critic_from_scores, frozen_copy
 from stages.ppo.ranks import Ranks, join
 from stages.ppo.rollout import Rollout, question_of
 from stages.ppo.run import check_shares

@@ -5,9 +5,10 @@ import torch
 
 from data.errors import DataError
 from data.formats import Preference
+from stages.core.models import without_dropout
 from stages.reward.config import Reward
 from stages.reward.learning import Order, collate, smoothed_loss
-from stages.reward.model import classifier_of, score_pairs, teach, untaught, without_dropout
+from stages.reward.model import classifier_of, score_pairs, teach, untaught
 from stages.reward.pairs import Named, divide, encode
 from tests.stages.reward.planted import rows, utility
 from tests.stages.tiny import tokenizer_of
@@ -158,6 +159,21 @@ def test_a_ranked_list_counts_as_much_as_one_pair_however_long_it_is(classifier)
     losses = -torch.nn.functional.logsigmoid(scores[:, 0] - scores[:, 1])
     expected = losses[:6].mean() + losses[6]
     assert float(trainer.summed_loss(model, batch).detach()) == pytest.approx(float(expected), abs=1e-5)
+
+
+@pytest.mark.parametrize("margin", [True, False])
+def test_margin_centring_and_smoothing_reach_the_loss(classifier, pairs, margin):
+    from dataclasses import replace
+
+    from stages.reward.learning import PairTraining
+
+    pairs = [replace(pair, margin=0.5 * number, weight=1.0 / (1 + number)) for number, pair in enumerate(pairs)]
+    model, trainer = teach(classifier), PairTraining.__new__(PairTraining)
+    trainer._centre, trainer._smoothing, trainer._margin = 0.1, 0.2, margin
+    scores = torch.tensor(score_pairs(model, pairs)).float()
+    margins = torch.tensor([pair.margin for pair in pairs]) if margin else None
+    expected = smoothed_loss(scores, margins, centre=0.1, smoothing=0.2) @ torch.tensor([pair.weight for pair in pairs])
+    assert float(trainer.summed_loss(model, collate(pairs)).detach()) == pytest.approx(float(expected), abs=1e-4)
 
 
 def test_margins_that_are_asked_for_must_be_there_and_not_negative(pairs):

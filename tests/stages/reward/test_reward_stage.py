@@ -17,10 +17,10 @@ from stages.contract import Artifact, Checkpoints, Hardware
 from stages.core.answers import Answers
 from stages.core.generation import Completion
 from stages.core.interrupt import Interrupted
-from stages.core.models import choose_precision, load_reward_model, load_tokenizer
+from stages.core.models import choose_precision, load_reward_model, load_tokenizer, without_dropout
 from stages.core.rewards import ModelScorer, end_of_turn, last_token_scores
 from stages.reward.config import Reward
-from stages.reward.model import teach, untaught, without_dropout
+from stages.reward.model import teach, untaught
 from stages.reward.pairs import Held, encode, judged, read_preferences
 from tests.stages.reward.planted import ASKED, WORDS, rows, written
 from tests.stages.tiny import causal_lm, job_of, saved, tokenizer_of
