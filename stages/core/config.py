@@ -294,6 +294,8 @@ class RewardPart(Spec):
             raise ValueError("one model is no ensemble; wanted `model`, or at least two in `models`")
         if self.combine != "mean" and not self.models:
             raise ValueError(f"combine: {self.combine} is about several `models`, and there are none")
+        if self.combine != "uncertainty" and self.uncertainty != type(self).model_fields["uncertainty"].default:
+            raise ValueError(f"uncertainty {self.uncertainty:g} is about combine: uncertainty; set that, or leave uncertainty out")
         return self
 
     @property

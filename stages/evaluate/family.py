@@ -10,7 +10,7 @@ import numpy as np
 
 from data.chat import check_template
 from data.formats import Text
-from stages.contract import Hardware, Job
+from stages.contract import Hardware, Job, StageError
 from stages.core.arguments import AUTO_TOKENS
 from stages.core.causal import teach, total_nats, untaught
 from stages.core.generation import Transformers
@@ -75,19 +75,22 @@ def perplexity(model: Any, tokenizer: Any, texts: Sequence[Text], hardware: Hard
     return found | ({"perplexity_floor": math.exp(sum(known) / tokens)} if len(known) == len(texts) else {})
 
 
-def measure_distance(family: Sequence[Member], baseline: Member, config: Evaluate, hardware: Hardware) -> None:
-    """Fill in each member's `kl`: how much likelier its own sampled answers are to it than to the baseline (k1, whose mean is the KL).
-
-    Raises StageError where the baseline's log-probabilities cannot be told.
-    """
+def measure_distance(family: Sequence[Member], baseline: Member, config: Evaluate, hardware: Hardware) -> list[str]:
+    """Fill in each member's `kl`: how much likelier its own sampled answers are to it than to the baseline (k1, whose mean is the KL). Gives a note where
+    the baseline's log-probabilities, and so the KL of any other member, cannot be told."""
     model = load_causal_lm(baseline.path, hardware)
-    check_head(model)
+    notes = []
+    try:
+        check_head(model)
+    except StageError as error:
+        notes.append(f"kl is not told: {error}")
     for member in family:
         if member is baseline:
             member.kl = [np.zeros(len(paper.prompt_ids)) for paper in member.papers]
             continue
-        alike = member.tokenizer.get_vocab() == baseline.tokenizer.get_vocab()
+        alike = not notes and member.tokenizer.get_vocab() == baseline.tokenizer.get_vocab()
         member.kl = [log_ratios(model, paper, config.answers, config.sampling.temperature) if alike else None for paper in member.papers]
+    return notes
 
 
 def log_ratios(baseline: Any, paper: Paper, answers: int, temperature: float) -> Floats:

@@ -31,15 +31,14 @@ def run(job: Job, config: Evaluate, hardware: Hardware) -> Result:
         for member in family:
             print(f"{member.name}: {len(texts):,} texts, {sum(len(exam.prompts) for exam in exams):,} prompts", flush=True)
             examine(member, exams, texts, config, hardware, max(config.answers, best_of) if member is baseline else config.answers)
-        if exams:
-            measure_distance(family, baseline, config, hardware)
+        untold = measure_distance(family, baseline, config, hardware) if exams else []
         marks = mark_all(family, job, config, hardware)
     columns = [column_of(member, marks[member.name], None if member is baseline else marks[baseline.name], job.seed) for member in family]
     if best_of > 1 and exams:
         columns.append(best_of_column(baseline, marks[baseline.name], best_of, job.seed))
     if exams:
         add_changes(columns, family, marks, baseline, best_of, job.seed)
-    notes = [*read_notes, *notes, *explained(config, baseline, bool(exams))]
+    notes = [*read_notes, *notes, *untold, *explained(config, baseline, bool(exams))]
     tables = [family_table(f"The family, baseline {baseline.name}", columns)]
     if grouped := [column for column in columns if column.grouped]:
         tables.append(family_table("By group of prompts", grouped, "grouped"))

@@ -42,6 +42,10 @@ class KL(Spec):
     def _can_be_steered(self) -> Self:
         if self.target is not None and not self.coefficient:
             raise ValueError("target steers coefficient by factors, and one of 0 stays 0; set it above 0, or leave target out")
+        if self.target is None and self.horizon != type(self).model_fields["horizon"].default:
+            raise ValueError(f"horizon {self.horizon} is about a coefficient that is steered; set target, or leave horizon out")
+        if self.loss_estimator == "k3" and not self.loss:
+            raise ValueError("loss_estimator: k3 is about a KL term in the loss; set loss above 0, or leave loss_estimator out")
         return self
 
 
@@ -155,8 +159,10 @@ class PPO(Rewarded):
 
     def measures(self) -> tuple[str, ...]:
         named = zip(names_of(self.rewards), self.rewards, strict=True)
-        # A rule may give several numbers by name.
-        parts = [name for title, part in named for name in (f"reward_{title}", *((f"reward_{title}_*",) if part.rule else ()))]
+        # A rule may give several numbers by name, and an ensemble tells how far its models lie apart.
+        parts = [
+            f"reward_{title}{more}" for title, part in named for more in ("", *["_*"] * bool(part.rule), *["_spread"] * bool(part.models))
+        ]
         held_out = [f"held_out_{name}" for name in (*ANSWERED, "reward_before", *parts)]
         return (*ANSWERED, *ROLLED_OUT, *parts, *held_out, *TRAINED)
 

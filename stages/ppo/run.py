@@ -75,7 +75,8 @@ def run(job: Job, config: PPO, hardware: Hardware) -> Result:
     players, how = build_players(job, config, hardware, start, tokenizer, ranks)
     micro_batch = hardware.micro_batch if isinstance(hardware.micro_batch, int) else None
     rollouts = Rollouts(
-        engine=build_engine(path, config, players.policy.module, ranks, micro_batch),
+        # Of adapters that lie apart from their base another engine reads the base; they come with the first weights that are handed over.
+        engine=build_engine(start.base.path if start.base else path, config, players.policy.module, ranks, micro_batch),
         rewards=rewards,
         tokenizer=tokenizer,
         end_ids=frozenset(chat.end_ids(tokenizer)),

@@ -79,7 +79,11 @@ def encode(tokenizer: Any, data: Sequence[Named], max_tokens: int) -> tuple[list
     notes = [f"{shortened:,} of {len(data):,} prompts lost their oldest turns to fit into {max_tokens:,} tokens"] if shortened else []
     left_out = len(data) - len(pairs)
     return pairs, notes + (
-        [f"{left_out:,} of {len(data):,} pairs are left out: they do not fit into {max_tokens:,} tokens"] if left_out else []
+        [
+            f"{left_out:,} of {len(data):,} pairs are left out: they do not fit into {max_tokens:,} tokens, or an answer of theirs is not to be learned"
+        ]
+        if left_out
+        else []
     )
 
 

@@ -136,6 +136,14 @@ def test_generated_data_are_what_their_stage_says_that_it_leaves(tmp_path: Path,
 def test_the_parts_of_a_reward_are_called_what_they_will_be_called_in_the_result():
     parts = ({"model": "hub:me/judge"}, {"rule": "world"}, {"rule": "regex:a"}, {"rule": "regex:b"}, {"models": ("one", "two")})
     told = PPO.model_validate({"model": "chat", "steps": 1, "critic_warmup": 0, "rewards": parts, "prompts": ({"path": "x"},)}).measures()
-    assert {"reward_judge", "reward_world", "reward_world_*", "reward_regex", "reward_regex_3", "reward_ensemble"} <= {*told}
+    assert {
+        "reward_judge",
+        "reward_world",
+        "reward_world_*",
+        "reward_regex",
+        "reward_regex_3",
+        "reward_ensemble",
+        "reward_ensemble_spread",
+    } <= {*told}
     assert "held_out_reward_judge" in told
     assert not {"reward_*", "held_out_*"} & {*told}

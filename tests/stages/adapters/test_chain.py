@@ -208,6 +208,25 @@ def test_a_judge_that_keeps_layers_or_was_trained_on_four_bits_is_a_model_of_its
     assert not _alike(QLora(double=False), held(kind="qlora"))
 
 
+def test_an_engine_with_weights_of_its_own_begins_with_the_base_of_adapters_that_lie_apart(tmp_path, monkeypatch):
+    """A folder of adapters is no model that it could read; they come with the first weights that are handed over."""
+    from stages.ppo import run as stage
+
+    class ReadError(Exception):
+        pass
+
+    def engine(folder, *_, **__):
+        raise ReadError(folder.resolve())
+
+    monkeypatch.setattr(stage, "VLLM", engine)
+    monkeypatch.setattr(stage, "check_vllm", lambda: None)
+    chain, own = Chain(tmp_path), {**LORA, "hand_over": "continue"}
+    chain.run("chat", "sft", adapter=own)
+    with pytest.raises(ReadError) as read:
+        chain.run("policy", "ppo", model="chat", adapter=own, engine="vllm")
+    assert read.value.args == (chain.base.resolve(),)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("policy", ["stack", "continue"])
 def test_a_judge_on_the_policys_base_scores_as_alone_and_holds_no_second_copy(policy, tmp_path, monkeypatch):
@@ -230,10 +249,10 @@ def test_a_judge_on_the_policys_base_scores_as_alone_and_holds_no_second_copy(po
     torch.testing.assert_close(said(load_causal_lm(chain.artifact("policy"), CPU)), said(stranger(chain, "policy")), rtol=0, atol=1e-5)
     # Judges whose folders lie side by side, and one judge twice.
     folders = [shutil.copytree(chain.artifact("judge"), tmp_path / "judges" / name) for name in ("one", "two")]
-    scale_weights(folders[1], 3.0)
+    scale_weights(folders[1], 1.5)
     for folder in (*folders, folders[0]):
         found = last_token_scores(seen["on_base"](folder), rows)
-        torch.testing.assert_close(found, last_token_scores(load_reward_model(folder, CPU), rows), rtol=0, atol=1e-5)
+        torch.testing.assert_close(found, last_token_scores(load_reward_model(folder, CPU), rows), rtol=1e-4, atol=1e-5)
 
 
 def scale_weights(folder, factor):

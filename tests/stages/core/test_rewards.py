@@ -138,6 +138,7 @@ def test_a_part_is_one_thing_and_settings_that_would_do_nothing_are_refused():
         ({"model": "a", "rule": "exact"}, "found model and rule"),
         ({"models": ["a"]}, "no ensemble"),
         ({"model": "a", "combine": "worst"}, "there are none"),
+        ({"models": ["a", "b"], "uncertainty": 1.0}, "set that, or leave uncertainty out"),
     ):
         with pytest.raises(ValueError, match=says):
             RewardPart.model_validate(wrong)

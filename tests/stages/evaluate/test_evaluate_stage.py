@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from data.errors import DataError
-from stages.contract import Artifact
+from stages.contract import Artifact, StageError
 from stages.core.artifacts import save_artifact
 from stages.core.generation import Transformers
 from stages.core.logprobs import completion_logprobs
@@ -225,6 +225,18 @@ def test_a_part_of_a_verdict_hides_nothing_that_is_told_of_every_answer(made, tm
     assert (metrics["chat.b.rule_reward"], metrics["best_of_4.b.rule_reward"], metrics["chat.b.rule_kl"]) == (0.25, 0.25, 1.0)
     assert metrics["base.b.kl"] == 0.0
     assert metrics["base.b.reward"] != 0.25
+
+
+def test_a_distance_that_cannot_be_told_is_left_out_with_the_reason(made, tmp_path, monkeypatch):
+    def scaled(model):
+        raise StageError("it scales its logits")
+
+    monkeypatch.setattr("stages.evaluate.family.check_head", scaled)
+    job, config = asked(made, tmp_path, models=("base", "chat"), text=[])
+    result = run(job, config, job.hardware)
+    assert "kl is not told: it scales its logits" in result.notes
+    assert "chat.kl" not in result.metrics
+    assert "chat.reward" in result.metrics
 
 
 def test_several_tasks_are_told_apart_by_name_and_text_alone_needs_no_task(made, tmp_path):

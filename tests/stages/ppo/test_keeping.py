@@ -190,6 +190,8 @@ def test_settings_that_contradict_each_other_or_would_do_nothing_are_refused():
         ({"importance_cap": 0.5}, "importance_cap"),
         ({"ema": 1.0}, "ema"),
         ({"kl": {"coefficient": 0.0, "target": 1.0}}, "one of 0 stays 0"),
+        ({"kl": {"horizon": 500}}, "set target, or leave horizon out"),
+        ({"kl": {"loss_estimator": "k3"}}, "set loss above 0"),
         ({"kl": {"target": 1.0, "horizon": 25}}, r"kl.horizon 25 is so short .* batch 128 \(the default\) .* wanted more than 25"),
     ):
         with pytest.raises(ValueError, match=says):
