@@ -7,7 +7,7 @@ from typing import Annotated, Any, Union, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
-from pipeline.errors import Problem, suggestion
+from pipeline.errors import Problem, by_nearness, suggestion
 from pipeline.names import IN_WORDS
 from pipeline.reading import Document, Place, dotted
 
@@ -83,12 +83,20 @@ def _special(item: dict[str, Any], path: Place, model: type[BaseModel], document
 
         description = next((text for parent in parents if (text := descriptions(parent).get(item["loc"][-1]))), None)
         return "is missing" + (f": {' '.join(description.split())}" if description else "")
-    known = [name for parent in parents for name in parent.model_fields]
+    known = list(dict.fromkeys(name for parent in parents for name in parent.model_fields))
     before, colon, after = str(path[-1]).partition(":")
     if colon and before in known:
         return f"unknown key; a blank is missing behind the colon: {before}: {after}"
-    free = ", ".join(name for name in known if name not in value)
-    return f"unknown key{suggestion(path[-1], known) or f'; known: {free}'}"
+    meant = [f"{field}.{path[-1]}" for parent in parents for field in _holders(parent, path[-1])]
+    hint = f"; did you mean '{meant[0]}'?" if meant else suggestion(path[-1], known)
+    return f"unknown key{hint} (known: {', '.join(by_nearness(path[-1], known)) or 'none'})"
+
+
+def _holders(model: type[BaseModel], key: str | int) -> Iterator[str]:
+    """Fields of a mapping whose own mapping has this key: where a key stands that was written one level too high."""
+    for name, field in model.model_fields.items():
+        if any(isinstance(arm, type) and issubclass(arm, BaseModel) and key in arm.model_fields for arm in arms_of(field.annotation)):
+            yield name
 
 
 def _wanted(item: dict[str, Any]) -> str:

@@ -65,3 +65,8 @@ def suggestion(found: object, known: Iterable[str]) -> str:
 def nearest(found: object, known: Iterable[str]) -> str | None:
     """The known name that comes nearest, if one is near."""
     return next(iter(difflib.get_close_matches(str(found), list(known), n=1, cutoff=0.6)), None)
+
+
+def by_nearness(found: object, known: Iterable[str]) -> list[str]:
+    """All known names, the nearest first."""
+    return sorted(known, key=lambda name: difflib.SequenceMatcher(None, str(found), name).ratio(), reverse=True)

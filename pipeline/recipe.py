@@ -202,8 +202,16 @@ def _stages(models: dict[str, type[StageConfig] | None], document: Document, pro
             try:
                 stages[name] = model.model_validate_json(json.dumps(document.value["stages"][name]), strict=True)
             except ValidationError as error:
-                problems += complaints(error, model, document, path)
+                problems += [_meant_for_all(one, dotted(path)) for one in complaints(error, model, document, path)]
     return stages
+
+
+def _meant_for_all(problem: Problem, stage: str) -> Problem:
+    """`hardware` in a stage, where it stands once for the recipe."""
+    key = problem.path.removeprefix(f"{stage}.")
+    if key not in Head.model_fields or not problem.message.startswith("unknown key"):
+        return problem
+    return replace(problem, message=f"unknown key; `{key}` is said once, for all stages, at the top of the recipe")
 
 
 def _trusted(recipe: Recipe) -> list[Problem]:

@@ -14,15 +14,15 @@ class World(StageConfig):
     makes: ClassVar[str] = "dataset"
     kind: Literal["world"] = "world"
     people: int | None = Field(None, gt=1)
-    """People in the register; the demo's number if left out, as for all sizes below."""
+    """People in the register, 64 at most; 32, as in the demo, if left out."""
     documents: int | None = Field(None, gt=0)
-    """Stories to pretrain on."""
+    """Stories to pretrain on (`stories.jsonl`); 20,000 if left out."""
     chats: int | None = Field(None, gt=0)
-    """Chats for SFT."""
+    """Chats for SFT (`chats.jsonl`); 3,000 if left out."""
     pairs: int | None = Field(None, gt=0)
-    """Preference pairs."""
+    """Preference pairs for a reward model (`pairs.jsonl`); 32,000 if left out."""
     prompts: int | None = Field(None, gt=0)
-    """Prompts for PPO."""
+    """Prompts for PPO (`prompts.jsonl`); 1,000 if left out."""
 
     def leaves(self) -> tuple[str, ...]:
         return (

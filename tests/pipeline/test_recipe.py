@@ -39,6 +39,13 @@ stages:
         ("{kind: toy-trian}", "did you mean 'toy-train'?"),
         ("{steps: 3}", "stages.base.kind: is missing; wanted one of"),
         ("3", "stages.base: found 3, wanted a mapping"),
+        (
+            "{kind: world, people: 3, promts: 4}",
+            "stages.base.promts: unknown key; did you mean 'prompts'? (known: prompts, pairs, documents, chats, people, require, kind)",
+        ),
+        ("{kind: toy-train, clip: 3}", "stages.base.clip: unknown key; did you mean 'optimizer.clip'? (known: "),
+        ("{kind: toy-train, seed: 3}", "stages.base.seed: unknown key; `seed` is said once, for all stages, at the top of the recipe"),
+        ("{kind: world, persons: 3}", "stages.base.persons: unknown key (known: pairs, people, prompts, "),
         ("{kind: toy-train, steps: 0}", "stages.base.steps: found 0, wanted greater than 0"),
         ("{kind: toy-train, steps: '3'}", "stages.base.steps: found '3', wanted a whole number; a number in quotes is a text"),
         ("{kind: toy-train, steps: 2.5}", "stages.base.steps: found 2.5, wanted a whole number"),

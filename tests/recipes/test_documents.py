@@ -7,6 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from data.world import Spec
+from data.world.vocabulary import NAMES
+from stages.world.config import World
 from tests.command import pipeline
 from tests.recipes.documents import DOCUMENTS, RECIPES, ROOT, commands, yaml_blocks
 
@@ -61,3 +64,11 @@ def test_no_command_is_shown_that_no_test_executes(command: str):
 def test_every_link_to_a_file_leads_somewhere(document: Path):
     for target in re.findall(r"\]\((?!https?:|#)([^)#]+)", document.read_text(encoding="utf-8")):
         assert (document.parent / target).exists(), f"{document.name} links to {target}"
+
+
+def test_the_sizes_of_the_world_are_told_as_they_are():
+    line = next(line for line in (ROOT / "README.md").read_text(encoding="utf-8").splitlines() if line.startswith("- **world**"))
+    for size in World.model_fields.keys() & {"people", "documents", "chats", "pairs", "prompts"}:
+        default = f"{getattr(Spec, size):,}"
+        assert re.search(rf"`{size}` \({default}\b", line), f"{size} is {default} if left out"
+    assert f"at most {len(NAMES)})" in line
