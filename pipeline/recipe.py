@@ -34,6 +34,7 @@ RESERVED = (
     "events.jsonl",
     "lock",
     "report.html",
+    "report-recipe.html",
     "published.json",
     "track",
     TOKENS,

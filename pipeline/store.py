@@ -217,6 +217,12 @@ class Run:
         held = f"; the run holds one: name {self.path} instead of the recipe" if (self.path / stage).is_symlink() else ""
         return f"the recipe has no stage '{stage}' (stages: {', '.join(known)}){held or suggestion(stage, known)}"
 
+    def holds_others(self) -> bool:
+        """Whether a link of the run points to anything but a result of the recipe that is meant."""
+        links = [entry for entry in self.path.iterdir() if entry.is_symlink()] if self.own is not None else []
+        meant = {name: folder.path.name for name, folder in self.own.folders.items()} if self.own is not None else {}
+        return any(meant.get(link.name) != link.readlink().name for link in links)
+
     def may_run(self) -> tuple[Path, ...]:
         """Artifacts whose models' own code may run: none of a run that is named by its folder, which anybody may have made."""
         return tuple(folder.resolve() for folder in self.own.trusted) if self.own is not None else ()

@@ -1,6 +1,6 @@
 """A finished stage of a run, with everything its model card tells: read from the run directory through the store."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -98,6 +98,47 @@ class Finished:
                 for one in [*parent.ancestors(), parent]:
                     found.setdefault(one.folder.path.name, one)
         return list(found.values())
+
+    def replaced(self) -> dict[str, str]:
+        """By stage that this one was made from, directly or not: a clause on what the run holds in place of that result now. Empty where it holds all of them."""
+        found: dict[str, str] = {}
+        for origin in self.origins:
+            if (told := self._instead(origin)) is not None:
+                found.setdefault(origin.reference, told)
+            if (parent := self.made_from(origin)) is not None:
+                found = {**parent.replaced(), **found}
+        return found
+
+    def _instead(self, origin: Origin) -> str | None:
+        made_from, current = self.run.folder(origin.reference, origin.fingerprint), self.run.current(origin.reference)
+        if current is None:  # no stage of this run, or none that has a result
+            return None
+        if current.path.name != made_from.path.name:
+            return f"{made_from.path.name}, in whose place {self.run.path} holds {current.path.name} now"
+        if origin.digest is not None and (current.manifest() or {}).get("digest") not in (None, origin.digest):
+            return f"an earlier {made_from.path.name}, which has been made again since, with another result"
+        return None
+
+
+def together(chosen: list[Finished], named: Collection[str], say: Callable[[str], None]) -> list[Finished]:
+    """Those that belong together. Of all that a run holds, what was made from another result of one of them is left out, and told of.
+
+    Raises ChoiceError where such ones are named together.
+    """
+    names, kept = {one.name for one in chosen}, list[Finished]()
+    for one in chosen:
+        parted = {above: told for above, told in one.replaced().items() if above in names}
+        if not parted:
+            kept.append(one)
+            continue
+        run, told = one.run.path, f"'{one.name}' was made from {next(iter(parted.values()))}"
+        again = f"to make it from that: pipeline run {run}"
+        if named:
+            raise ChoiceError(
+                f"{told}: it does not belong to the '{next(iter(parted))}' that is named with it; {again}; or publish it alone"
+            )
+        say(f"left out: {told}; {again}; to publish it as it is: pipeline publish {run} {one.name}")
+    return kept
 
 
 def finished(run: Run, stages: Iterable[str]) -> list[Finished]:

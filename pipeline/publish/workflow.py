@@ -18,7 +18,7 @@ from pipeline.publish.card import write_card
 from pipeline.publish.errors import BusyError, ChoiceError, PublishError
 from pipeline.publish.family import family_card
 from pipeline.publish.files import Staged, base_of, refuse_secrets, sizes, stage_files
-from pipeline.publish.finished import Finished, finished
+from pipeline.publish.finished import Finished, finished, together
 from pipeline.publish.licences import check_licences
 from pipeline.publish.places import Place, places
 from pipeline.publish.remote import Remote
@@ -90,7 +90,7 @@ def publish(
         StoreError: the run directory is damaged.
     """
     how = how or Publishing()
-    chosen = finished(Run(run, own), how.stages)
+    chosen = together(finished(Run(run, own), how.stages), how.stages, say)
     with _workplace(run) as folder:
         remote = None if dry_run else Remote(api, say)
         namespace = _namespace(how, remote)

@@ -1,6 +1,7 @@
 """The commands `pipeline report` and `pipeline compare`. Each gives its exit code; results go to standard output."""
 
 import json
+import sys
 from pathlib import Path
 
 from pipeline.arguments import Parser
@@ -15,19 +16,26 @@ def report(arguments: list[str]) -> int:
         "run", metavar="RUN", help="a recipe, for its own results; or a run's folder, such as runs/demo, for those it holds"
     )
     parser.add_argument("--runs", metavar="DIR", default="runs", help="folder of all runs (default: runs)")
-    parser.add_argument("--out", metavar="FILE", type=Path, help="where to write the page (default: RUN/report.html)")
+    parser.add_argument(
+        "--out",
+        metavar="FILE",
+        type=Path,
+        help="where to write the page (default: report.html in the run's folder, or report-recipe.html beside it if that holds other results than the recipe's)",
+    )
     parser.add_argument("--watch", action="store_true", help="serve the page on this machine while the run goes on; Ctrl-C ends it")
     parser.add_argument("--port", type=int, default=0, help="port for --watch (default: a free one)")
     options = parser.json().read(arguments)
     from pipeline.own import run_of, tell_others
 
+    run = run_of(options.run, options.runs)
     if options.watch:
         from pipeline.report.watch import serve
 
-        return serve(run_of(options.run, options.runs).path, options.port)
+        if run.holds_others():
+            print(f"note: --watch shows what {run.path} holds, which is not what {options.run} asks for", file=sys.stderr)
+        return serve(run.path, options.port)
     from pipeline.report.page import write_report
 
-    run = run_of(options.run, options.runs)
     tell_others(run)
     page = write_report(run.path, options.out, run.own)
     print(json.dumps({"page": str(page), "bytes": page.stat().st_size}) if options.json else page)

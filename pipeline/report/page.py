@@ -26,8 +26,11 @@ from pipeline.report.on_the_way import Thread, threads
 from pipeline.report.outcome_plots import ways
 from pipeline.report.reading import Run, Stage, Tie, read_run
 from pipeline.store import Own
+from pipeline.store import Run as StoredRun
 from stages.core.files import write_text
 
+WHOLE, RECIPES_OWN = "report.html", "report-recipe.html"
+"""Pages in a run's folder: of what the run holds, and of a recipe's own results where that is something else."""
 SIZE_LIMIT = 3_000_000
 """Bytes of a page."""
 POINTS = 40_000
@@ -48,9 +51,12 @@ HEADLINES = {
 
 
 def write_report(folder: Path, out: Path | None = None, own: Own | None = None) -> Path:
-    """Write the report of a run, or of one recipe's own results in it, by default beside its stages, and return where. Raises RecipeError if the folder is no run."""
+    """Write the report of a run, or of one recipe's own results in it, by default beside its stages, and return where. Raises RecipeError if the folder is no run.
+
+    The page of a recipe whose run holds other results by now is one of its own: it does not take the place of theirs.
+    """
     page = render(read_run(folder, own))
-    target = out or folder / "report.html"
+    target = out or folder / (RECIPES_OWN if StoredRun(folder, own).holds_others() else WHOLE)
     target.parent.mkdir(parents=True, exist_ok=True)
     write_text(target, page)
     return target

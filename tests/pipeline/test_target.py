@@ -48,6 +48,27 @@ def test_a_recipe_means_its_own_results_although_the_run_was_last_made_with_othe
     assert read_run(folder.path)["chat"].fingerprint == linked.path.name.removeprefix("chat-")  # type: ignore[union-attr]
 
 
+def test_the_report_of_a_recipe_does_not_take_the_place_of_what_the_run_holds_instead(overridden: Workshop, capsys: Output):
+    def page(target: str) -> Path:
+        assert overridden.call("report", target) == DONE
+        return Path(capsys.readouterr().out.strip())
+
+    held, own = page("runs/chain"), page("chain.yaml")
+    assert (held.name, own.name) == ("report.html", "report-recipe.html")
+    assert ["took 3 steps" in found.read_text() for found in (held, own)] == [True, False]
+    assert overridden.carry_out() == DONE, "what the recipe asks for is current again"
+    capsys.readouterr()
+    assert page("chain.yaml").name == "report.html"
+
+
+def test_a_stage_that_only_the_run_has_makes_its_report_another_one(workshop: Workshop, capsys: Output):
+    assert workshop.carry_out() == DONE
+    workshop.write(CHAIN.replace("  exam: {kind: toy-exam, models: [base, chat]}\n", ""))
+    capsys.readouterr()
+    assert workshop.call("report", "chain.yaml") == DONE
+    assert Path(capsys.readouterr().out.strip()).name == "report-recipe.html"
+
+
 def test_a_card_shows_the_recipe_that_is_meant(overridden: Workshop):
     def told(target: str) -> str | None:
         return recipe_of(finished(run_of(target, "runs"), ["chat"])[0])

@@ -175,8 +175,8 @@ def test_the_command_writes_the_page_beside_the_run_or_where_it_is_told(
     shutil.copy(run / "recipe.yaml", tmp_path / "recipe.yaml")
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "chats.jsonl").write_text("{}\n")
-    assert report([str(tmp_path / "recipe.yaml"), "--runs", str(run.parent)]) == 0  # a run is also named by its recipe
-    assert Path(capsys.readouterr().out.strip()) == run / "report.html"
+    assert report([str(tmp_path / "recipe.yaml"), "--runs", str(run.parent)]) == 0  # of the recipe's own results, and these are others
+    assert Path(capsys.readouterr().out.strip()) == run / "report-recipe.html"
     assert report([str(run), "--out", str(tmp_path / "x" / "page.html"), "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
     assert told["bytes"] == Path(told["page"]).stat().st_size
