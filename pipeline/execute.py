@@ -178,8 +178,8 @@ class Execution:
         self.view.say(f"  {step.name} done in {duration(manifest['seconds'])}  {numbers(result.metrics)}")
         for note in result.notes:
             self.view.say(f"    {note}")
-        if missed_gates(step.config.require, result.metrics):
-            self.plan.run.event("gate missed", stage=step.name, missed=missed_gates(step.config.require, result.metrics))
+        if missed := missed_gates(step.config.require, result.metrics, step.config):
+            self.plan.run.event("gate missed", stage=step.name, missed=missed)
         return DONE
 
     def _statement(self, step: Step, result: Result) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import Problem, suggestion
-from stages.core.config import Bound
+from stages.core.config import Bound, StageConfig
 
 if TYPE_CHECKING:
     from pipeline.recipe import Recipe
@@ -23,14 +23,18 @@ def gate_problems(recipe: "Recipe") -> list[Problem]:
     return found
 
 
-def missed_gates(require: Mapping[str, Any], metrics: Mapping[str, Any]) -> list[str]:
-    """Limits of `require`, as settings have it or as a job was told it, that a result does not keep: a clause each."""
+def missed_gates(require: Mapping[str, Any], metrics: Mapping[str, Any], config: StageConfig | None = None) -> list[str]:
+    """Limits of `require`, as settings have it or as a job was told it, that a result does not keep: a clause each. The stage's `config` tells why a number
+    is missing."""
     missed = []
     for name, limit in require.items():
         bound = Bound(min=limit) if isinstance(limit, int | float) else Bound.model_validate(limit)
         value = metrics.get(name)
         if not isinstance(value, int | float):
-            missed.append(f"it reports no {name} (it reports {', '.join(sorted(metrics)) or 'nothing'})")
+            why = config.unmeasured(name, metrics) if config is not None else None
+            missed.append(
+                f"it reports no {name}" + (f", because {why}" if why else f" (it reports {', '.join(sorted(metrics)) or 'nothing'})")
+            )
         # Written so that a value that is not a number is a miss.
         elif bound.min is not None and not value >= bound.min:
             missed.append(f"{name} {value:.4g} is below {bound.min:g}")

@@ -137,7 +137,7 @@ def _decide(recipe: Recipe, run: Run, name: str, identity: Identity, steps: Mapp
         return Step(name, config, identity, folder, "run", f"{error}; that result is kept", redo=True)
     missed: list[str] = []
     if manifest is not None:
-        missed = missed_gates(config.require, manifest.get("metrics", {}))
+        missed = missed_gates(config.require, manifest.get("metrics", {}), config)
         renewed = _renewed(recipe, name, manifest, steps)
         if redo or renewed:
             return Step(name, config, identity, folder, "run", renewed or "asked for by --redo; the earlier result is kept", redo=True)

@@ -1,6 +1,6 @@
 """Settings that stages share. Torch-free."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import PurePath
 from typing import Annotated, ClassVar, Literal, Self
 from urllib.parse import urlsplit
@@ -107,6 +107,10 @@ class StageConfig(Spec):
     def measures(self) -> tuple[str, ...]:
         """Names of all numbers that the stage may report, which `require` can ask for; `*` stands for any rest. Empty where nobody has said."""
         return ()
+
+    def unmeasured(self, metric: str, reported: Collection[str]) -> str | None:
+        """Why a number that the stage may report is not among those of its result, and what to do about it; None where nobody can say."""
+        return None
 
     def leaves(self) -> tuple[str, ...]:
         """Files and folders of data in the stage's artifact, which other stages may read. Empty where nobody has said."""

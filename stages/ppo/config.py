@@ -1,6 +1,6 @@
 """Settings of the PPO stage. Torch-free."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from typing import Annotated, ClassVar, Literal, Self
 
@@ -22,6 +22,17 @@ ROLLED_OUT = (
     *("coefficient", "learning_rate", "update_stopped", "tokens_per_second", "policy_loss_scale", "critic_loss_scale"),
 )
 """Means over the last rollouts alone."""
+UPDATED = (
+    "policy_loss",
+    "clip_fraction",
+    "approximate_kl",
+    "mix_loss",
+    "policy_grad_norm",
+    "value_loss",
+    "value_clip_fraction",
+    "critic_grad_norm",
+)
+"""Those of them that only an update which was taken has."""
 
 
 class KL(Spec):
@@ -165,6 +176,22 @@ class PPO(Rewarded):
         ]
         held_out = [f"held_out_{name}" for name in (*ANSWERED, "reward_before", *parts)]
         return (*ANSWERED, *ROLLED_OUT, *parts, *held_out, *TRAINED)
+
+    def unmeasured(self, metric: str, reported: Collection[str]) -> str | None:
+        if metric == "mix_loss" and self.mix is None:
+            return "the stage has no `mix`"
+        if metric == "importance_capped" and self.cap is None:
+            return "the stage has no `importance_cap`"
+        if metric.endswith("_loss_scale"):
+            return "losses are scaled in fp16 alone (hardware.precision)"
+        if metric not in UPDATED:
+            return None
+        if any(name.endswith("_loss_scale") for name in reported):
+            return (
+                "no update of the last rollouts was taken: in fp16 one whose gradients overflow is left out and the loss scale halved; set "
+                "hardware.precision to bf16 or fp32 and make the stage again (--redo), or give it more `steps`, in which the scale is found"
+            )
+        return "no update of the last rollouts was taken: divergence.json in the stage's folder says which were left out"
 
     def situation(self, carried: Mapping[str, Carried], *, checkpointing: bool) -> Situation | None:
         found = super().situation(carried, checkpointing=checkpointing)

@@ -185,8 +185,12 @@ class Watch:
     def final(self, kept: int) -> dict[str, float]:
         """The result's numbers: means over the last rollouts, the first evaluation, and that of the policy that is left, after rollout `kept`."""
         last = self.lines[-FINAL_STEPS:]
-        names = [name for name in last[-1] if name not in UNMEASURED and not name.startswith("seconds_")]
-        found = {name: float(np.mean([line[name] for line in last if line.get(name) is not None])) for name in names}
+        # An update that is left out gives no numbers, so that the last rollout may lack what those before it have.
+        names = dict.fromkeys(
+            name for line in reversed(last) for name in line if name not in UNMEASURED and not name.startswith("seconds_")
+        )
+        measured = {name: [line[name] for line in last if line.get(name) is not None and np.isfinite(line[name])] for name in names}
+        found = {name: float(np.mean(values)) for name, values in measured.items() if values}
         left = next(line for line in reversed(self.evaluations) if line["step"] <= kept)
         found |= {name: value for name, value in left.items() if name.startswith("held_out_")}
         return found | {"held_out_reward_before": self.evaluations[0]["held_out_reward"]}

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.gates import missed_gates
 from pipeline.handoffs import path_problems
 from pipeline.recipe import load
 from stages.evaluate.config import Evaluate
@@ -147,3 +148,25 @@ def test_the_parts_of_a_reward_are_called_what_they_will_be_called_in_the_result
     } <= {*told}
     assert "held_out_reward_judge" in told
     assert not {"reward_*", "held_out_*"} & {*told}
+
+
+@pytest.mark.parametrize(
+    ("metric", "reported", "says"),
+    [
+        (
+            "policy_loss",
+            ("kl", "policy_loss_scale"),
+            "because no update of the last rollouts was taken: in fp16 one whose gradients overflow",
+        ),
+        ("policy_loss", ("kl",), "because no update of the last rollouts was taken: divergence.json"),
+        ("mix_loss", ("kl",), "because the stage has no `mix`"),
+        ("critic_loss_scale", ("kl",), "because losses are scaled in fp16 alone"),
+        ("reward_world_short", ("kl", "reward"), "(it reports kl, reward)"),
+    ],
+)
+def test_a_gate_on_a_number_that_could_not_be_measured_says_why(metric: str, reported: tuple[str, ...], says: str):
+    given = {"model": "./m", "rewards": [{"rule": "world"}], "prompts": [{"path": "x"}], "steps": 20}
+    policy = PPO.model_validate({**given, "require": {metric: {"max": 1}}})
+    [missed] = missed_gates(policy.require, dict.fromkeys(reported, 1.0), policy)
+    assert missed.startswith(f"it reports no {metric}")
+    assert says in missed

@@ -200,6 +200,16 @@ def test_the_logs_numbers_are_what_their_names_say(tmp_path):
         assert line[name] == pytest.approx(float(values_B.mean()), abs=1e-6)
 
 
+def test_a_number_that_the_last_rollout_lacks_or_that_is_not_finite_is_the_mean_of_those_that_are_there(tmp_path):
+    watch = Watch(tmp_path, config_of(), None, [], ALONE)
+    watch.lines = [
+        {"step": 1, "reward": 1.0, "policy_loss": 3.0, "value_loss": None},
+        {"step": 2, "reward": float("nan"), "value_loss": None},
+    ]
+    watch.evaluations = [{"step": 0, "held_out_reward": 5.0}]
+    assert watch.final(2) == {"reward": 1.0, "policy_loss": 3.0, "held_out_reward": 5.0, "held_out_reward_before": 5.0}
+
+
 def test_the_results_numbers_are_means_over_the_last_rollouts_and_the_evaluation_of_what_is_left(tmp_path):
     watch = Watch(tmp_path, config_of(), None, [], ALONE)
     watch.lines = [{"step": step, "reward": float(step), "seconds_update": 1.0} for step in range(1, 31)]
