@@ -35,6 +35,8 @@ class Ending:
     """A clause: `failed (exit code 1)`."""
     first: str = ""
     """The words of the process that failed first, where they are not simply the log's last."""
+    known: bool = False
+    """Whether the stage itself says why it ended."""
     unforeseen: bool = False
     """Whether another attempt may go better: a crash, a kill or a hang, and not what the stage itself decided."""
 
@@ -44,9 +46,10 @@ def ending(attempt: Attempt, code: int, *, stopped: str = "") -> Ending:
     if code == DONE:
         return Ending(DONE, "ended well")
     notes = sorted(_notes(attempt.folder), key=lambda note: float(note["at"]))
-    known = next((note for note in notes if note["known"]), None)
-    if known is not None:
-        return Ending(known["code"], _how(known["code"], stopped=stopped), _said(known, notes))
+    if (note := _telling(notes)) is not None:
+        after = f", after {stopped}" if stopped and note["code"] == FAILED else ""
+        how = _how(note["code"], stopped="" if note["code"] == FAILED else stopped)
+        return Ending(note["code"], how + after, _said(note, notes), known=True)
     if (stacks := [file for file in sorted(attempt.folder.glob("stacks-*.txt")) if file.stat().st_size]) and not stopped:
         who = ", ".join(file.stem.removeprefix("stacks-") for file in stacks)
         where = f"attempts/{attempt.number}/{'stacks-*.txt' if len(stacks) > 1 else stacks[0].name}"
@@ -58,7 +61,7 @@ def ending(attempt: Attempt, code: int, *, stopped: str = "") -> Ending:
         return Ending(FAILED, _how(FAILED, stopped=stopped), f"process {rank} was ended by signal {number}", unforeseen=True)
     if notes:
         return Ending(notes[0]["code"], _how(notes[0]["code"], stopped=stopped), _said(notes[0], notes), unforeseen=True)
-    return Ending(code, _how(code, stopped=stopped), unforeseen=True)
+    return Ending(code, _how(code, stopped=stopped), known=code == WRONG_INPUT, unforeseen=True)
 
 
 def last_lines(log: Path, secrets: Sequence[str] = ()) -> list[str]:
@@ -83,6 +86,12 @@ def _notes(folder: Path) -> Iterator[dict[str, Any]]:
             continue
         if isinstance(found, dict) and {"rank", "code", "sentence", "known", "at"} <= found.keys():
             yield found
+
+
+def _telling(notes: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
+    """What the stage itself has to say: of several processes the first, but for one that stopped as it was asked while another could not."""
+    known = [note for note in notes if note["known"]]
+    return next((note for note in known if note["code"] != INTERRUPTED), next(iter(known), None))
 
 
 def _said(note: dict[str, Any], notes: Sequence[dict[str, Any]]) -> str:

@@ -171,7 +171,7 @@ class Execution:
         result = result_of(step.folder)
         complaint = result if isinstance(result, str) else artifact_complaint(step.folder.artifact, step.config)
         if complaint:
-            return self._failed(step, attempt, Ending(FAILED, f"said that it is done, but {complaint}"))
+            return self._failed(step, attempt, Ending(FAILED, f"said that it is done, but {complaint}", known=True))
         assert isinstance(result, Result)  # noqa: S101 - for the type checker; a text was returned above
         manifest = step.folder.seal(self._statement(step, result))
         self.plan.run.event("done", stage=step.name, folder=step.folder.path.name, digest=manifest["digest"])
@@ -213,7 +213,7 @@ class Execution:
         return secret_values(os.environ)
 
     def _failed(self, step: Step, attempt: Attempt, ended: Ending) -> int:
-        if ended.code == INTERRUPTED or self.stop.asked:
+        if ended.code == INTERRUPTED or (self.stop.asked and (ended.code == AGAIN or not ended.known)):
             return self._interrupted(step.name)
         self.view.say(f"\n{step.name} {ended.how}, in attempt {attempt.number}")
         if ended.first:

@@ -176,7 +176,9 @@ def _state(
     if damaged:
         return "run", f"{damaged}no checkpoint is left", None
     if folder.attempts():
-        return "run", f"from the start{_ending(folder)}, before its first checkpoint", None
+        # Where it was stopped, how it ended speaks of a checkpoint already.
+        ended = _ending(folder).removesuffix(", without a new checkpoint")
+        return "run", f"from the start{ended}" + ("" if "checkpoint" in ended else ", before its first checkpoint"), None
     return "run", _why(recipe, run, name, identity, steps), None
 
 

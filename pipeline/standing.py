@@ -32,7 +32,7 @@ def holding(recipe: Recipe, run: Run) -> dict[str, Any]:
     for name in run.named():
         folder = run.current(name)
         manifest = (folder.manifest() if folder else None) or {}
-        text = f"done {age(manifest['finished'])}  {numbers(manifest['metrics'])}" if manifest else "not finished"
+        text = f"{age(manifest['finished'])}  {numbers(manifest['metrics'])}" if manifest else "not finished"
         known = {"kind": manifest.get("kind", ""), "metrics": manifest.get("metrics", {}), "folder": str(folder.path) if folder else ""}
         attempts = len(folder.attempts()) if folder else 0
         stages.append({"name": name, "state": "done" if manifest else "to resume", "text": text, "attempts": attempts, **known})
@@ -58,7 +58,7 @@ def _stage(step: Step, active: Mapping[str, Any]) -> dict[str, Any]:
         "state": "runs" if live else STATES[step.action],
         "text": _progress(step, record or {})
         if live
-        else f"{step.reason}  {numbers(metrics) if step.manifest else ''}".rstrip() + _elsewhere(step, active),
+        else f"{step.reason.removeprefix('done ')}  {numbers(metrics) if step.manifest else ''}".rstrip() + _elsewhere(step, active),
         "metrics": metrics,
         "folder": str(step.folder.path),
         "attempts": len(step.folder.attempts()),

@@ -2,11 +2,13 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from pipeline import execute
 from pipeline.ending import ending, last_lines
+from pipeline.process import Stop, watch
 from pipeline.store import Attempt
 from stages.contract import AGAIN, DONE, FAILED, INTERRUPTED, WRONG_INPUT
 from tests.pipeline.conftest import Workshop
@@ -176,3 +178,42 @@ def test_a_clock_that_jumps_back_changes_no_duration(workshop: Workshop, monkeyp
 )
 def test_who_stopped_a_stage_is_told_unless_it_had_something_to_say_itself(attempt: Attempt, code: int, how: str):
     assert ending(attempt, code, stopped="Ctrl-C").how == how
+
+
+def test_a_failure_that_a_stage_knows_is_told_also_where_a_stop_was_asked_for(attempt: Attempt):
+    note(attempt, 1, 1.0, "interrupted after step 3", code=INTERRUPTED, known=True)
+    note(attempt, 0, 2.0, "the disk takes no more", known=True)
+    found = ending(attempt, INTERRUPTED, stopped="Ctrl-C")
+    assert (found.code, found.known, found.how) == (FAILED, True, "failed (exit code 1), after Ctrl-C")
+    assert found.first == "process 0 failed first: the disk takes no more"
+
+
+@pytest.mark.parametrize(
+    ("behaviour", "code", "says"),
+    [
+        ("fail", FAILED, ["base failed (exit code 1), after Ctrl-C, in attempt 1", "  | base: the loss is not a number at step 2"]),
+        (
+            "data",
+            WRONG_INPUT,
+            ["base found its data or settings wrong (exit code 2), in attempt 1", "  | base: rows.jsonl, row 7: found 3"],
+        ),
+        ("empty", FAILED, ["base said that it is done, but "]),
+        ("bug", INTERRUPTED, ["stopped at base; to go on: pipeline run chain.yaml"]),
+        ("roll-back-once", INTERRUPTED, ["stopped at base; to go on: pipeline run chain.yaml"]),
+    ],
+)
+def test_what_a_stage_itself_had_to_say_is_shown_although_it_was_asked_to_stop(
+    workshop: Workshop, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], behaviour: str, code: int, says: list[str]
+):
+    def stopped_late(child: Any, stop: Stop, *given: Any, **named: Any) -> int:
+        found = watch(child, stop, *given, **named)
+        stop.count, stop.by = 1, "Ctrl-C"
+        return found
+
+    assert workshop.carry_out("--only", "rows") == DONE
+    monkeypatch.setattr(execute, "watch", stopped_late)
+    assert workshop.carry_out("--only", "base", f"stages.base.behaviour={behaviour}") == code
+    said = capsys.readouterr().err
+    for line in says:
+        assert line in said
+    assert ("stopped at base" in said) == (code == INTERRUPTED)

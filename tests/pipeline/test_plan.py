@@ -93,6 +93,8 @@ def test_a_half_done_stage_resumes_and_says_how_it_ended(workshop: Workshop):
     folder = workshop.folder("rows")
     attempt = folder.new_attempt()
     assert reasons(workshop)["rows"] == "from the start; attempt 1 ended unseen, before its first checkpoint"
+    write_json(attempt.folder / "exit.json", {"how": "was stopped by Ctrl-C, without a new checkpoint"})
+    assert reasons(workshop)["rows"] == "from the start; attempt 1 was stopped by Ctrl-C, before its first checkpoint"
     write_json(attempt.folder / "exit.json", {"how": "was interrupted after a checkpoint"})
     for step in (90, 200, 1_000_000):
         (folder.path / f"checkpoints/step-{step:06d}").mkdir(parents=True)
