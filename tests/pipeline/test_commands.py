@@ -135,7 +135,7 @@ def test_status_tells_of_each_stage_and_takes_a_run_folder_too(workshop: Worksho
     assert workshop.call("status", "runs/chain") == contract.DONE
     out = capsys.readouterr().out
     assert "chain  no process works on it" in out
-    assert "base  done     just now  loss 0.3333" in out, "and not `done  done just now`"
+    assert "base  done    just now  loss 0.3333" in out, "and not `done  done just now`"
     assert workshop.call("status", "chain.yaml", "--json") == contract.DONE
     states = {stage["name"]: stage["state"] for stage in json.loads(capsys.readouterr().out)["stages"]}
     assert states == {"rows": "done", "base": "to run", "chat": "to run", "exam": "to run"}
