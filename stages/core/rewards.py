@@ -42,8 +42,10 @@ class RuleScorer:
     def score(self, answers: Answers) -> dict[str, np.ndarray]:
         """Raises DataError where a grade has other names than the first one had, or is no finite number."""
         rows = zip(answers.prompts, answers.texts, answers.completions, answers.references, strict=True)
-        grades = [self.rule(prompt, text, completion.finished, reference) for prompt, text, completion, reference in rows]
-        for grade, text in zip(grades, answers.texts, strict=True):
+        grades: list[Grade] = []
+        for prompt, text, completion, reference in rows:
+            beat()
+            grades.append(grade := self.rule(prompt, text, completion.finished, reference))
             self._same_names(grade, text)
             self._check_numbers(grade, text)
         found = {"": np.array([score_of(grade) for grade in grades], dtype=np.float64)}

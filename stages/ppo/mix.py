@@ -10,6 +10,7 @@ from torch import Tensor
 from data.order import visited
 from stages.core.logprobs import TokenLogprobs, batch_of, passes
 from stages.core.seeds import seed_for
+from stages.core.watchdog import beat
 from stages.ppo.ranks import Ranks
 
 
@@ -37,6 +38,7 @@ class Mix:
         total = torch.zeros((), device=device)
         parts = [[mine[i] for i in rows] for rows in passes([len(ids) for ids in mine], micro_batch, device)]
         for number in range(self.ranks.most(len(parts))):
+            beat()
             part = parts[number] if number < len(parts) else chosen[:1]  # only to be there
             batch = batch_of([ids[:1] for ids in part], [ids[1:] for ids in part], device)
             nats = -self.policy(batch)[0].sum() / tokens * (number < len(parts))

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from stages.core.logprobs import Batch, batch_of, passes
 from stages.core.seeds import seed_for
+from stages.core.watchdog import beat
 from stages.ppo.algorithm import PolicyLoss, kl_estimate, policy_loss, token_weights, value_loss
 from stages.ppo.config import PPO
 from stages.ppo.experience import Experience
@@ -131,6 +132,7 @@ class Update:
 
     def _critic_step(self, parts: list[Part]) -> None:
         for part in parts:
+            beat()
             with acting(self.players.critic.module):
                 values_N = self.players.critic(part.batch)
                 found = value_loss(values_N, part.old_values_N, part.returns_N, part.weights_N, clip=self.config.value_clip)
@@ -142,6 +144,7 @@ class Update:
         """A step of the policy, unless `stop_kl` finds that it has gone far enough from the one that drew the answers."""
         approximate_kl = torch.zeros(1, dtype=torch.float64)
         for part in parts:
+            beat()
             loss, found = self._policy_loss(part)
             self.players.policy.backward(loss)
             part_kl = (found.approximate_kl_N * part.weights_N).sum()

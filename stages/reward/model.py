@@ -12,6 +12,7 @@ from stages.adapters.prompts import has_prompt, hidden_states
 from stages.contract import StageError
 from stages.core.rewards import backbone_of, last_token_scores
 from stages.core.statistics import Floats
+from stages.core.watchdog import beat
 from stages.reward import attention
 from stages.reward.attention import Fork
 from stages.reward.rows import Pair, micro_batches, row_of
@@ -87,6 +88,7 @@ def score_pairs(model: Any, pairs: Sequence[Pair]) -> Floats:
     model.eval()
     scores_N2 = np.empty((len(pairs), 2))
     for places in micro_batches(pairs, most_pairs=len(pairs), most_tokens=TOKENS_AT_ONCE):
+        beat()
         row = row_of([pairs[place] for place in places])
         tensors = {name: getattr(row, name).to(model.device) for name in ("input_ids", "position_ids", "ends")}
         scores_N2[places] = model(**tensors, forks=row.forks).double().cpu().numpy()

@@ -19,14 +19,18 @@ from stages.core.rewards import last_token_scores
 from stages.ppo.algorithm import gae, kl_estimate, policy_loss
 from stages.ppo.config import PPO
 from stages.ppo.experience import collect
+from stages.ppo.mix import Mix
 from stages.ppo.rollout import Rollout, Rollouts
-from stages.ppo.run import build_critic, build_mix, run
+from stages.ppo.run import build_critic, build_mix
+from stages.ppo.run import run as run_stage
 from stages.ppo.update import Update
 from stages.ppo.watch import FINAL_STEPS, Watch
 from tests.stages.core.test_logprobs import model_of
 from tests.stages.ppo.small import ppo_job, reward_model
+from tests.stages.ppo.tabular import settings, training
 from tests.stages.ppo.test_algorithm import policy_loss_by_cases, value_loss_by_cases
 from tests.stages.ppo.test_update import ALONE, ROWS, config_of, players_of, rollout_of
+from tests.stages.ppo.toy import Toy
 from tests.stages.tiny import CPU
 
 
@@ -104,6 +108,20 @@ def test_learning_rates_follow_their_schedules_and_a_minibatch_that_is_left_out_
     assert players.policy.taken == players.critic.taken == 8
 
 
+def test_every_pass_is_a_sign_of_life(monkeypatch):
+    """One update of a large rollout may well take longer than `step_timeout`."""
+    config, signs = config_of(epochs=2), []
+    for module in ("update", "mix"):
+        monkeypatch.setattr(f"stages.ppo.{module}.beat", lambda: signs.append(1))
+    players = players_of(config)
+    experience = collect(rollout_of(config), players, config, 0.1, ALONE, 4)
+    signs.clear()
+    mix = Mix([[1, 5, 9, 2]], 1, 1.0, players.policy.at(1.0), 0, ALONE, players.policy.backward)
+    Update(players, experience, config, ALONE, micro_batch=4, mix=mix).run(0, 0)
+    passes = 2 * ROWS // 4
+    assert len(signs) == 2 * passes + 4, "policy and critic, and the text of four minibatches"
+
+
 def test_every_rollout_and_every_pass_over_it_draws_anew():
     class Engine:
         def __init__(self):
@@ -160,7 +178,7 @@ def test_prompts_leave_room_for_an_answer_in_what_the_reward_model_can_read(tmp_
     assert config.room("prompts", {"model": 96, "rewards.0.model": 64, "critic": 32}) == 58
     settings.write_text(json.dumps(json.loads(settings.read_text()) | {"max_position_embeddings": 8}))
     with pytest.raises(DataError, match=r"no prompt fits into 2 tokens \(context 8 less sampling\.max_new_tokens 6\)"):
-        run(job, config, job.hardware)
+        run_stage(job, config, job.hardware)
 
 
 def test_text_is_learned_at_temperature_one_with_its_coefficient(tmp_path):
@@ -216,3 +234,15 @@ def test_the_results_numbers_are_means_over_the_last_rollouts_and_the_evaluation
     watch.evaluations = [{"step": step, "held_out_reward": float(100 + step)} for step in (0, 10, 20, 30)]
     last = np.arange(31 - FINAL_STEPS, 31)
     assert watch.final(20) == {"reward": last.mean(), "held_out_reward": 120.0, "held_out_reward_before": 100.0}
+
+
+def test_after_the_critics_warm_up_every_rollout_steers_the_coefficient_and_moves_the_average(tmp_path):
+    kl = {"coefficient": 0.3, "target": 0.1, "horizon": 100}
+    run = training(Toy(0), settings(steps=5, batch=16, critic_warmup=2, ema=0.5, kl=kl), tmp_path)
+    steered, followed, adapt, follow = [], [], run.kl.adapt, run.keeping.follow
+    run.kl.adapt = lambda mean_kl, answers: steered.append((mean_kl, answers)) or adapt(mean_kl, answers)
+    run.keeping.follow = lambda policy: followed.append(policy.weights()["logits_XA"].clone()) or follow(policy)
+    run.train(lambda: False)
+    assert steered == [(line["kl"], 16) for line in run.watch.lines[2:]]
+    assert len(followed) == 3
+    torch.testing.assert_close(run.keeping.average["logits_XA"], 0.25 * followed[0] + 0.25 * followed[1] + 0.5 * followed[2])
