@@ -21,6 +21,7 @@ from pipeline.outward import outward_problems
 from pipeline.plan import Plan, Selection, make_plan
 from pipeline.recipe import Recipe
 from pipeline.references import Reference, wanted_sources
+from pipeline.shares import share_problems
 from pipeline.store import Run
 from pipeline.target import read_target
 from stages.core.config import StageConfig
@@ -52,8 +53,9 @@ class Look:
         return self.plan
 
 
-def look(name: str, overrides: Sequence[str], runs: str, selection: Selection | None = None) -> Look:
-    """Everything that is wrong with a recipe, but for the rows of its data and what this machine lacks.
+def look(name: str, overrides: Sequence[str], runs: str, selection: Selection | None = None, *, elsewhere: bool = False) -> Look:
+    """Everything that is wrong with a recipe, but for the rows of its data and what this machine lacks; for another machine than its `hardware` names
+    (`elsewhere`) also but for what the processes of that cannot share.
 
     Raises RecipeError if there is no recipe, or no such stage to select.
     """
@@ -67,7 +69,13 @@ def look(name: str, overrides: Sequence[str], runs: str, selection: Selection | 
             plan = make_plan(recipe, run, selection)
         except RecipeError as error:
             problems = error.problems
-    return Look(recipe, run, plan, [*problems, *_of_recipe(recipe), *(_of_plan(plan) if plan else [])])
+    problems = [*problems, *_of_recipe(recipe), *(_of_plan(plan) if plan else [])]
+    return Look(recipe, run, plan, problems if elsewhere else problems + share_problems(recipe, _starting(recipe, plan)))
+
+
+def _starting(recipe: Recipe, plan: Plan | None) -> list[str]:
+    """Stages that have yet to start, as far as that is known."""
+    return [step.name for step in plan.steps if step.action in ("run", "resume", "blocked")] if plan else list(recipe.stages)
 
 
 def check(looked: Look) -> list[str]:

@@ -29,7 +29,7 @@ def plan(arguments: list[str]) -> int:
     selection = Selection(options.start, options.until, options.only, tuple(options.redo))
     if options.gpus is None and (given := next((name for name in MACHINE if getattr(options, name) not in (None, False)), None)):
         raise RecipeError(f"--{given.replace('_', '-')} is about a machine: say --gpus and how many it has")
-    looked = look(options.recipe, options.overrides, options.runs, selection)
+    looked = look(options.recipe, options.overrides, options.runs, selection, elsewhere=options.gpus is not None)
     tell_elsewhere(looked.recipe, looked.run)
     made = looked.whole()
     if options.gpus is not None:

@@ -7,6 +7,7 @@ from importlib.util import find_spec
 from pipeline.errors import Problem
 from pipeline.launch import cuda_devices
 from pipeline.recipe import Recipe
+from pipeline.shares import Asked, share_problems
 from stages.adapters.config import QLora
 
 
@@ -22,7 +23,16 @@ def lacks_here(recipe: Recipe, stages: Collection[str] | None = None) -> list[Pr
         for number, name in enumerate(recipe.track)
         if find_spec(name) is None
     ]
-    return [*hardware, *trackers, *_four_bits(recipe, list(recipe.stages) if stages is None else stages)]
+    works = list(recipe.stages) if stages is None else stages
+    return [*hardware, *trackers, *_four_bits(recipe, works), *_shares(recipe, works)]
+
+
+def _shares(recipe: Recipe, stages: Collection[str]) -> list[Problem]:
+    """What the GPUs that are here cannot share, where a run would take all of them."""
+    hardware = recipe.hardware
+    if hardware.gpus != "auto" or hardware.zero == "auto" or not (there := cuda_devices(os.environ)):
+        return []
+    return share_problems(recipe, stages, Asked("gpus", there, len(hardware.hosts) or 1))
 
 
 def _hardware(recipe: Recipe) -> Iterator[tuple[str, str]]:

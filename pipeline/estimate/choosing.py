@@ -136,7 +136,8 @@ def option_of(stage: Stage, config: StageConfig, setting: Setting, hardware: Har
     """What the stage needs with this setting, whether it fits, and why not where it cannot be at all."""
     phase, memory = needed(stage, setting, machine)
     told = config.impossible(hardware.model_copy(update={"zero": setting.zero, "gradient_checkpointing": setting.checkpointing}))
-    wrong = share(stage, setting.processes) or (told[1] if told else None)
+    short = share(stage, setting.processes)
+    wrong = str(short) if short else told[1] if told else None
     if setting.zero == 3 and any(player.quantised for player in stage.held):
         wrong = "ZeRO-3 cannot shard a base of four bits"
     if setting.zero == 3 and hardware.kernels == "compile":
@@ -148,8 +149,8 @@ def option_of(stage: Stage, config: StageConfig, setting: Setting, hardware: Har
 
 def nearest(stage: Stage, config: StageConfig, models: Mapping[str, Model], hardware: Hardware, machine: Machine) -> str:
     """What is near a stage that does not fit, and does: more nodes, an adapter, or a device with more memory."""
-    if wrong := share(stage, processes(config, hardware, machine)):
-        return wrong
+    if short := share(stage, processes(config, hardware, machine)):
+        return str(short)
     found = options(stage, config, hardware, machine)
     if wrong := next((option.impossible for option in found if option.impossible and fits(option.memory, machine)), None):
         return wrong

@@ -10,10 +10,7 @@ from pipeline.estimate.memory import cache as cache_of
 from pipeline.estimate.models import Held
 from pipeline.estimate.phases import CACHED_AT_ONCE, READ_AT_ONCE, Rows, peak, phases
 from stages.contract import Checkpoints
-from stages.core.workload import Workload
-
-PASS_TOKENS = {"cpu": 4_096, "cuda": 32_768}
-"""Tokens of a forward pass where the recipe leaves it open (`stages.core.arguments.AUTO_TOKENS`)."""
+from stages.core.workload import AUTO_TOKENS, Unshared, Workload, divisor, unshared
 
 
 @dataclass(frozen=True)
@@ -67,7 +64,7 @@ class Stage:
 
     def per_step(self) -> int:
         """Rows of an optimizer step (or of a rollout), over all processes."""
-        return max(1, self.work.batch // self.context) if self.work.rows == "packed" else self.work.batch
+        return self.work.rows_in_step(self.context)
 
     @property
     def tokens(self) -> float | None:
@@ -90,13 +87,8 @@ def most_rows(stage: Stage, setting: Setting) -> int:
     own = max(1, stage.per_step() // setting.processes)
     if stage.work.rows == "answers":
         return min(own, max(1, CACHED_AT_ONCE // stage.length))
-    tokens = PASS_TOKENS[setting.device]
+    tokens = AUTO_TOKENS[setting.device]
     return divisor(own, max(1, tokens // stage.width))
-
-
-def divisor(rows: int, at_most: int) -> int:
-    """The largest divisor of `rows` that is no larger than `at_most` (`stages.core.rows`)."""
-    return max(d for d in range(1, max(1, min(rows, at_most)) + 1) if rows % d == 0)
 
 
 def needed(stage: Stage, setting: Setting, machine: Machine) -> tuple[str, Memory]:
@@ -202,20 +194,9 @@ def fits(memory: Memory, machine: Machine) -> bool:
     return memory.total <= machine.usable
 
 
-BATCHES = {"packed": ("rows", "batch_tokens"), "pairs": ("pairs", "batch_pairs"), "answers": ("answers", "batch")}
-"""By what a step is made of: its name, and the setting that says how many."""
-
-
-def share(stage: Stage, processes: int) -> str | None:
-    """Why a step of the stage cannot be shared by so many processes, with the nearest numbers that can; None if it can."""
-    rows, (what, setting) = stage.per_step(), BATCHES[stage.work.rows]
-    if stage.work.rows == "answers":
-        few = f"a rollout of {rows} {what} is fewer than {processes} processes: take {rows} at most, or set {setting} to {processes}"
-        return few if 1 < rows < processes else None
-    if rows % processes == 0:
-        return None
-    more = -(-rows // processes) * processes * (stage.context if stage.work.rows == "packed" else 1)
-    return f"a step of {rows} {what} cannot be shared by {processes} processes evenly: take {divisor(rows, processes)}, or set {setting} to {more}"
+def share(stage: Stage, processes: int) -> Unshared | None:
+    """Why so many processes cannot share the stage, with the nearest numbers that can; None if they can."""
+    return next(iter(unshared(stage.work, processes, stage.context)), None)
 
 
 def players_told(held: Sequence[Held]) -> str:

@@ -8,27 +8,35 @@ import torch
 from stages.contract import Hardware, Job, StageError
 from stages.core.config import Optimizer
 from stages.core.models import Precision, device_of
-from stages.core.rows import Shape, divisor
+from stages.core.rows import Shape
 from stages.core.seeds import seed_for
+from stages.core.workload import AUTO_TOKENS, Workload, divisor, unshared
 from stages.core.zero import engine_config, zero_stage
 
-AUTO_TOKENS = {"cpu": 4_096, "cuda": 32_768}
-"""Tokens of a forward pass where the recipe leaves it open. On a CPU larger passes leave the caches and are slower."""
 LOG_LINES = 200
 """Lines of metrics.jsonl that a stage aims for."""
 
 
-def shape_of_run(hardware: Hardware, *, batch_tokens: int, capacity: int, tokens: int | None = None, rows: int | None = None) -> Shape:
-    """Steps and forward passes for a budget of `tokens`, or of `rows`. Steps do not depend on hardware; micro-batches do.
+def check_shared(work: Workload, processes: int, context: int | None = None) -> None:
+    """Raises StageError where so many processes cannot share a step, as `pipeline check` does with the recipe's line where the recipe tells."""
+    for found in unshared(work, processes, context):
+        raise StageError(f"{found.field}: {found}")
+
+
+def launched() -> int:
+    """Processes that share the stage."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def shape_of_run(hardware: Hardware, work: Workload, *, capacity: int, rows: int | None = None) -> Shape:
+    """Steps and forward passes for a budget of packed rows of `capacity` tokens, or of the tokens that the settings say. Steps do not depend on hardware;
+    micro-batches do.
 
     Raises StageError if a step's rows cannot be shared evenly by the processes.
     """
-    per_step = max(1, batch_tokens // capacity)
-    budget = rows if rows is not None else (tokens or 0) // capacity
-    steps = max(1, -(-budget // per_step) if rows is not None else budget // per_step)
-    processes = int(os.environ.get("WORLD_SIZE", "1"))
-    if per_step % processes:
-        raise StageError(f"a step of {per_step} rows of {capacity} tokens cannot be shared by {processes} processes: change batch_tokens")
+    processes, per_step = launched(), work.rows_in_step(capacity)
+    check_shared(work, processes, capacity)
+    steps = max(1, -(-rows // per_step) if rows is not None else (work.tokens or 0) // capacity // per_step)
     automatic = max(1, AUTO_TOKENS[device_of(hardware).type] // capacity)
     most = automatic if hardware.micro_batch == "auto" else hardware.micro_batch
     micro = divisor(per_step // processes, most)

@@ -170,8 +170,3 @@ class Shape:
     def forwards(self) -> dict[str, int]:
         """As `stages.core.arguments.arguments` takes it."""
         return {"steps": self.steps, "micro_batch": self.micro_batch, "accumulation": self.accumulation}
-
-
-def divisor(rows: int, at_most: int) -> int:
-    """The largest divisor of `rows` that is no larger than `at_most` (1 at least)."""
-    return max(d for d in range(1, max(1, min(rows, at_most)) + 1) if rows % d == 0)

@@ -11,7 +11,6 @@ import numpy as np
 from data.chat import check_template
 from data.formats import Text
 from stages.contract import Hardware, Job, StageError
-from stages.core.arguments import AUTO_TOKENS
 from stages.core.causal import teach, total_nats, untaught
 from stages.core.generation import Transformers
 from stages.core.logprobs import check_head, completion_logprobs
@@ -19,6 +18,7 @@ from stages.core.models import check_fit, context_of, device_of, load_causal_lm,
 from stages.core.rows import PackedRows
 from stages.core.statistics import Floats
 from stages.core.text import text_documents
+from stages.core.workload import AUTO_TOKENS
 from stages.evaluate.config import Evaluate, called
 from stages.evaluate.exam import Exam, Paper, sit
 

@@ -200,7 +200,9 @@ class PPO(Rewarded):
         return replace(found, critic=carried.get(field or "", Carried())) if found else None
 
     def brief(self, steps: int) -> Self:
-        return self.model_copy(update={"steps": steps, "critic_warmup": 0, "evaluation_prompts": 1, "samples": 0})
+        # As many held-out prompts as a rollout has answers at most: each process needs one of them.
+        asked = min(self.evaluation_prompts, self.batch)
+        return self.model_copy(update={"steps": steps, "critic_warmup": 0, "evaluation_prompts": asked, "samples": 0})
 
     def workload(self) -> Workload:
         """Policy, reference, critic and reward models: which of them have weights of their own, and how often each reads or learns from an answer."""
@@ -214,6 +216,7 @@ class PPO(Rewarded):
             "answers",
             batch=self.batch,
             minibatches=self.minibatches,
+            asked=self.evaluation_prompts,
             steps=self.steps,
             answer=self.sampling.max_new_tokens,
             engine_memory=self.engine_memory if self.engine == "vllm" else None,

@@ -1,6 +1,7 @@
 """The PPO stage: load the players, let them play, save the policy."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from stages.adapters.judge import judge_on
 from stages.adapters.prompts import has_prompt
 from stages.adapters.start import Start, begin
 from stages.contract import Hardware, Job, Result, StageError
+from stages.core.arguments import check_shared
 from stages.core.artifacts import save_artifact
 from stages.core.checkpoints import Ground, Saver
 from stages.core.divergence import Trouble
@@ -55,12 +57,15 @@ def run(job: Job, config: PPO, hardware: Hardware) -> Result:
     """Improve the policy; leave it as a causal model, or its adapter, and say what became of reward and KL."""
     zero = zero_stage(hardware)
     ranks = join(zero)
+    check_shared(config.workload(), ranks.size)
     if config.engine == "vllm":
         check_vllm()
     precision = choose_precision(hardware)
     path = job.inputs["model"].path
     tokenizer = load_tokenizer(path)
     chat.check_template(tokenizer)
+    prompts = read_prompts(job, config)
+    check_held_out(len(prompts.held_out), ranks)
     model = load_start(path, hardware, config.adapter, "CAUSAL_LM")
     check_fit(model, tokenizer, path)
     start = begin(model, config.adapter, "CAUSAL_LM", job=job, tokenizer=tokenizer)
@@ -68,8 +73,8 @@ def run(job: Job, config: PPO, hardware: Hardware) -> Result:
     on_base = config.players == "shared-base"
     rewards = build_rewards(config.rewards, job, tokenizer, hardware, on_base=lambda path: judge_on(start, path) if on_base else None)
     # Beyond its context a reward model gives numbers, and they mean nothing.
-    questions, held_out, notes = read_prompts(job, config, tokenizer, min(context_of(model), rewards.context or context_of(model)))
-    check_shares(config, len(held_out), ranks)
+    questions, held_out, notes = fitted(prompts, config, tokenizer, min(context_of(model), rewards.context or context_of(model)))
+    check_held_out(len(held_out), ranks)
     rewards = judging_rewards(rewards, hardware, ranks)
     check_head(model)
     players, how = build_players(job, config, hardware, start, tokenizer, ranks)
@@ -120,11 +125,13 @@ def run(job: Job, config: PPO, hardware: Hardware) -> Result:
     )
 
 
-def check_shares(config: PPO, held_out: int, ranks: Ranks) -> None:
-    """Raises StageError where a process would have no answer of a rollout or of an evaluation."""
-    for what, count in (("batch", config.batch), ("held-out prompts", min(held_out, config.evaluation_prompts))):
-        if count < ranks.size:
-            raise StageError(f"{what}: found {count}, wanted at least one for each of the {ranks.size} processes")
+def check_held_out(count: int, ranks: Ranks) -> None:
+    """Raises StageError where a process would have none of the held-out prompts; what settings alone tell, `check_shared` has looked at."""
+    if count < ranks.size:
+        raise StageError(
+            f"held-out prompts: found {count}, wanted at least one for each of the {ranks.size} processes: "
+            f"take {max(1, count)}, raise held_out, or name `validation` prompts"
+        )
 
 
 def saver_of(job: Job, config: PPO, players: Players, ranks: Ranks) -> Saver:
@@ -243,22 +250,34 @@ def build_mix(job: Job, config: PPO, tokenizer: Any, policy: Player, ranks: Rank
     return Mix(ids, config.mix.documents, config.mix.coefficient, policy.at(1.0), job.seed, ranks, policy.backward)
 
 
-def read_prompts(job: Job, config: PPO, tokenizer: Any, context: int) -> tuple[list[Question], list[Question], list[str]]:
-    """Prompts to train on and held-out ones, and what was noticed. Raises DataError if none fits the context beside an answer."""
+@dataclass(frozen=True)
+class Prompts:
+    """Prompts as they were read: those to train on, and held-out ones."""
+
+    training: list[Prompt]
+    held_out: list[Prompt]
+    notes: list[str]
+
+
+def read_prompts(job: Job, config: PPO) -> Prompts:
+    """Prompts to train on and held-out ones, and what was noticed."""
+    found = read_records(config.prompts, files_of(job, "prompts", config.prompts), Prompt)
+    if config.validation:
+        validation = read_records(config.validation, files_of(job, "validation", config.validation), Prompt)
+        return Prompts(found.records, validation.records, [*found.notes, *validation.notes])
+    return Prompts(*split(found.records, config.held_out), list(found.notes))
+
+
+def fitted(prompts: Prompts, config: PPO, tokenizer: Any, context: int) -> tuple[list[Question], list[Question], list[str]]:
+    """The same as ids, and what was noticed. Raises DataError if none fits the context beside an answer."""
     room = context - config.sampling.max_new_tokens
     if room < 1:
         raise DataError(
             f"sampling.max_new_tokens {config.sampling.max_new_tokens} leaves no room for a prompt in the context of {context} tokens"
         )
-    found = read_records(config.prompts, files_of(job, "prompts", config.prompts), Prompt)
-    records, notes = found.records, list(found.notes)
-    if config.validation:
-        validation = read_records(config.validation, files_of(job, "validation", config.validation), Prompt)
-        held_out, notes = validation.records, notes + validation.notes
-    else:
-        records, held_out = split(records, config.held_out)
-    training, left = questions_of(records, tokenizer, room)
-    asked, also_left = questions_of(held_out, tokenizer, room)
+    notes = list(prompts.notes)
+    training, left = questions_of(prompts.training, tokenizer, room)
+    asked, also_left = questions_of(prompts.held_out, tokenizer, room)
     if left + also_left:
         notes.append(f"{left + also_left} prompts do not fit into {room} tokens even without their oldest turns, and are left out")
     for what, questions in (("prompt", training), ("held-out prompt", asked)):

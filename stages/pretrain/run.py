@@ -8,7 +8,7 @@ from transformers import Trainer, TrainingArguments
 
 from stages.adapters.start import begin
 from stages.contract import Hardware, Job, Result
-from stages.core.arguments import arguments, shape_of_run
+from stages.core.arguments import arguments, check_shared, launched, shape_of_run
 from stages.core.artifacts import save_artifact
 from stages.core.baselines import bigram_perplexity
 from stages.core.causal import CausalTraining, describe, teach, total_nats, untaught
@@ -41,10 +41,11 @@ def run(job: Job, config: Pretrain, hardware: Hardware) -> Result:
     start = begin(model, config.adapter, "CAUSAL_LM", job=job, tokenizer=tokenizer)
     model = start.model
     context = context_of(model)
+    check_shared(config.workload(), launched(), context)
     text = corpora(job, tokenizer, config.data, config.validation, config.held_out, temperature=config.temperature)
     documents, held_out = text.train.documents(context), text.held_out.documents(context)
     rows, held_rows = PackedRows(documents, capacity=context, seed=job.seed), PackedRows(held_out, capacity=context, seed=0)
-    shape = shape_of_run(hardware, tokens=config.tokens, batch_tokens=config.batch_tokens, capacity=context)
+    shape = shape_of_run(hardware, config.workload(), capacity=context)
     notes = [*text.notes, *added, *start.notes, str(precision), describe(rows, shape, model)]
     print(*notes, sep="\n", flush=True)
     with interruptible() as stop:

@@ -1,6 +1,5 @@
 """The reward-model stage: from pairs of a chosen and a rejected answer to a model that scores answers."""
 
-import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,15 +9,16 @@ from transformers import TrainingArguments
 from data.chat import check_template
 from data.errors import DataError
 from stages.adapters.start import begin
-from stages.contract import Hardware, Job, Result, StageError
-from stages.core.arguments import AUTO_TOKENS, arguments
+from stages.contract import Hardware, Job, Result
+from stages.core.arguments import arguments, check_shared, launched
 from stages.core.artifacts import save_artifact
 from stages.core.baselines import BagOfWords
 from stages.core.checkpoints import Score
 from stages.core.interrupt import interruptible
 from stages.core.models import Precision, check_fit, choose_precision, context_of, device_of, load_start, load_tokenizer, without_dropout
-from stages.core.rows import Shape, divisor
+from stages.core.rows import Shape
 from stages.core.training import train
+from stages.core.workload import AUTO_TOKENS, divisor
 from stages.reward.config import Reward
 from stages.reward.learning import Order, PairTraining, collate
 from stages.reward.metrics import (
@@ -41,6 +41,7 @@ CONTROL_PAIRS = 10_000
 
 def run(job: Job, config: Reward, hardware: Hardware) -> Result:
     """Read the pairs, train from the SFT model, judge on held-out pairs, leave the model with its mean and deviation."""
+    check_shared(config.workload(), launched())
     path = job.inputs["model"].path
     precision = choose_precision(hardware)
     tokenizer, model = load_tokenizer(path), load_start(path, hardware, config.adapter, "SEQ_CLS")
@@ -99,11 +100,8 @@ def margins_noted(pairs: Sequence[Pair]) -> list[str]:
 
 
 def shape_of(pairs: Sequence[Pair], config: Reward, hardware: Hardware) -> Shape:
-    """How the pairs are cut into steps and forward passes. Raises StageError if a step's pairs cannot be shared evenly by the processes."""
-    processes = int(os.environ.get("WORLD_SIZE", "1"))
-    if config.batch_pairs % processes:
-        raise StageError(f"a step of {config.batch_pairs} pairs cannot be shared by {processes} processes: change batch_pairs")
-    own = config.batch_pairs // processes
+    """How the pairs are cut into steps and forward passes, once `check_shared` has found that the processes can share them."""
+    own = config.batch_pairs // launched()
     long_pair = int(np.quantile([pair.tokens for pair in pairs], 0.9))
     most = AUTO_TOKENS[device_of(hardware).type] // long_pair if hardware.micro_batch == "auto" else hardware.micro_batch
     micro = divisor(own, most)

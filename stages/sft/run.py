@@ -13,7 +13,7 @@ from data.formats import Chat
 from stages.adapters.quantised import unrounded
 from stages.adapters.start import begin
 from stages.contract import Hardware, Job, Result
-from stages.core.arguments import arguments, shape_of_run
+from stages.core.arguments import arguments, check_shared, launched, shape_of_run
 from stages.core.artifacts import save_artifact
 from stages.core.causal import CausalTraining, describe, teach, total_nats, untaught
 from stages.core.checkpoints import Score
@@ -52,11 +52,12 @@ def run(job: Job, config: SFT, hardware: Hardware) -> Result:
     start = begin(model, config.adapter, "CAUSAL_LM", job=job, tokenizer=tokenizer)
     model = start.model
     context = min(config.max_tokens or context_of(model), context_of(model))
+    check_shared(config.workload(), launched(), context)
     chats = read_chats(job, config, tokenizer, context)
     held_out = held_out_documents(tokenizer, chats.held_out, config, context)
     control, told = behind_other_prompts(tokenizer, chats.held_out, learn=config.learn, max_tokens=context, seed=job.seed)
     rows = PackedRows(chats.train, capacity=context, seed=job.seed)
-    shape = shape_of_run(hardware, rows=round(config.epochs * rows.per_epoch), batch_tokens=config.batch_tokens, capacity=context)
+    shape = shape_of_run(hardware, config.workload(), capacity=context, rows=round(config.epochs * rows.per_epoch))
     notes = [*chats.notes, *added, *told, *start.notes, str(precision), describe(rows, shape, model)]
     print(*notes, sep="\n", flush=True)
     with interruptible() as stop:

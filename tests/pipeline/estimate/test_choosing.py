@@ -134,11 +134,11 @@ def test_what_cannot_fit_is_refused_with_the_nearest_that_does(tmp_path: Path):
 def test_a_step_that_processes_cannot_share_is_refused(tmp_path: Path):
     found = chosen(recipe(tmp_path, {"base": base(batch_tokens=2048 * 12)}), "base")
     assert found.chosen is None
-    assert found.near == "a step of 12 rows cannot be shared by 8 processes evenly: take 6, or set batch_tokens to 32768"
+    assert found.near == "a step of 12 rows of 2048 tokens cannot be shared by 8 processes evenly: take 6, or set batch_tokens to 32768"
     assert chosen(recipe(tmp_path, {"base": base(batch_tokens=2048 * 12)}), "base", replace(EIGHT, gpus=6)).chosen is not None
     assert chosen(recipe(tmp_path, {"base": base(batch_tokens=32768)}), "base").chosen is not None
     policy = chosen(recipe(tmp_path, {"base": base(), "policy": ppo(batch=4, minibatches=2)}), "policy")
-    assert policy.near == "a rollout of 4 answers is fewer than 8 processes: take 4 at most, or set batch to 8"
+    assert policy.near == "a rollout of 4 answers is too few for 8 processes: take 4, or set batch to 8"
 
 
 def test_shared_players_are_never_planned_under_zero(tmp_path: Path):

@@ -68,7 +68,7 @@ def test_what_does_not_fit_ends_with_code_one_and_what_would(small: Path, capsys
 def test_a_step_that_cannot_be_shared_is_told_once_with_what_can(small: Path, capsys: pytest.CaptureFixture[str]):
     assert main(["plan", "small.yaml", "stages.chat.batch_tokens=8192", "--gpus", "8", "--gpu", "a100"]) == 1
     told = capsys.readouterr().out
-    why = "a step of 4 rows cannot be shared by 8 processes evenly: take 4, or set batch_tokens to 16384"
+    why = "a step of 4 rows of 2048 tokens cannot be shared by 8 processes evenly: take 4, or set batch_tokens to 16384"
     assert told.count(why) == 2, "in the summary, and with the stage"
     assert "does not fit" not in told
     assert main(["plan", "small.yaml", "stages.chat.batch_tokens=16384", "--gpus", "8", "--gpu", "a100"]) == 0

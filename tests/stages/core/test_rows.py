@@ -3,7 +3,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from stages.core.rows import Document, PackedRows, collate, divisor
+from stages.core.rows import Document, PackedRows, collate
 
 
 def documents(lengths):
@@ -45,10 +45,6 @@ def test_a_micro_batch_predicts_each_learned_token_from_its_predecessor_in_the_s
     assert pairs == {(6, 7), (8, 9)}, "8 begins its document and has no predecessor"
     assert sorted(batch["position_ids"][0].tolist()) == [0, 0, 1, 1, 2]
     assert batch["input_ids"].dtype == batch["targets"].dtype == torch.int64
-
-
-def test_divisor_is_the_largest_that_fits():
-    assert [divisor(12, most) for most in (1, 5, 7, 12, 100, 0)] == [1, 4, 6, 12, 12, 1]
 
 
 def test_many_documents_are_packed_in_windows_without_loss_in_another_order_each_epoch():

@@ -23,7 +23,7 @@ from stages.ppo.experience import collect
 from stages.ppo.players import AdapterOff, Player, Players, critic_from_scores, frozen_copy
 from stages.ppo.ranks import Ranks, join
 from stages.ppo.rollout import Rollout, question_of
-from stages.ppo.run import check_shares
+from stages.ppo.run import check_held_out
 from stages.ppo.update import Update
 from tests.stages.core.test_logprobs import END, model_of, prompts_of
 from tests.stages.ppo.tabular import settings, training
@@ -210,13 +210,12 @@ def test_a_process_without_a_row_sums_as_many_numbers_as_the_others():
     assert sizes[0] == sizes[1]
 
 
-def test_more_processes_than_answers_are_refused_with_the_numbers():
-    config = config_of(evaluation_prompts=8)
-    check_shares(config, 2, Ranks(0, 2))
-    with pytest.raises(StageError, match="held-out prompts: found 1, wanted at least one for each of the 2 processes"):
-        check_shares(config, 1, Ranks(0, 2))
-    with pytest.raises(StageError, match="batch: found 16"):
-        check_shares(config, 99, Ranks(0, 17))
+def test_more_processes_than_held_out_prompts_are_refused_with_the_numbers():
+    check_held_out(2, Ranks(0, 2))
+    with pytest.raises(
+        StageError, match="held-out prompts: found 1, wanted at least one for each of the 2 processes: take 1, raise held_out"
+    ):
+        check_held_out(1, Ranks(0, 2))
 
 
 def test_every_answer_is_in_one_minibatch_of_each_epoch():
