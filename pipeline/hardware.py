@@ -1,14 +1,16 @@
 """What is wrong with a recipe's `hardware`, as far as the recipe and the files beside it tell; and its paths, made whole."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from pipeline.errors import Problem, suggestion
 from pipeline.nodes import Host, read_hosts
-from pipeline.reading import Document, dotted
+from pipeline.reading import Document, dotted, nearest_file
 from stages.contract import FP16_AND_ZERO, Hardware
 from stages.core.config import StageConfig
 
@@ -44,6 +46,8 @@ LEFT = (
 def placed(hardware: Hardware, root: Path) -> Hardware:
     """The same with paths from the recipe's folder made absolute, and a file of hosts read, once `hardware_problems` found nothing wrong."""
     update: dict[str, Any] = {}
+    if hardware.offload.folder is not None:
+        update["offload"] = hardware.offload.model_copy(update={"folder": str((root / hardware.offload.folder).resolve())})
     if hardware.deepspeed is not None:
         update["deepspeed"] = str((root / hardware.deepspeed).resolve())
     if isinstance(hardware.hosts, str):
@@ -54,8 +58,19 @@ def placed(hardware: Hardware, root: Path) -> Hardware:
     return hardware.model_copy(update=update)
 
 
-def hardware_problems(hardware: Hardware, stages: dict[str, StageConfig], document: Document, root: Path) -> list[Problem]:
-    """Everything that is wrong, each with its line."""
+def readable(document: Document, wrong: Collection[str]) -> Hardware:
+    """What the recipe says of hardware less the keys that are `wrong`, so that all else that is wrong with it is told with them."""
+    written = document.value.get("hardware")
+    try:
+        return Hardware.model_validate_json(json.dumps({key: value for key, value in written.items() if key not in wrong}), strict=True)
+    except (ValidationError, AttributeError):  # it is no mapping at all
+        return Hardware()
+
+
+def hardware_problems(
+    hardware: Hardware, stages: dict[str, StageConfig], document: Document, root: Path, wrong: Collection[str] = ()
+) -> list[Problem]:
+    """Everything that is wrong, each with its line, but for what hangs on keys that are `wrong` in themselves."""
 
     def problem(message: str, *path: str) -> Problem:
         return Problem(document.place(path), dotted(path), message)
@@ -64,7 +79,8 @@ def hardware_problems(hardware: Hardware, stages: dict[str, StageConfig], docume
     for name, config in stages.items():
         if config.is_shared and (told := config.impossible(hardware)) is not None:
             found.append(problem(told[1], "stages", name, *told[0].split(".")))
-    return found
+    hanging = tuple(f"hardware.{key}" for key in wrong)
+    return [one for one in found if not any(key in f"{one.path} {one.message}" for key in hanging)]
 
 
 def _wrong(hardware: Hardware, root: Path) -> Iterator[tuple[tuple[str, ...], str]]:
@@ -115,9 +131,13 @@ def _wrong_hosts(hardware: Hardware, root: Path) -> Iterator[tuple[tuple[str, ..
     if isinstance(hardware.hosts, str):
         try:
             hosts = read_hosts(root / hardware.hosts)
-        except (OSError, ValueError) as error:
+        except OSError as error:
+            yield (
+                ("hosts",),
+                unreadable(root / hardware.hosts, error, "a file of hosts, one a line; names themselves are a list: [gpu1, gpu2]"),
+            )
+        except ValueError as error:
             yield ("hosts",), f"{error}"
-            return
     names = [host.name for host in hosts]
     if len(set(names)) < len(names):
         yield ("hosts",), f"'{next(name for name in names if names.count(name) > 1)}' comes twice"
@@ -134,7 +154,10 @@ def deepspeed_complaints(file: Path) -> Iterator[str]:
     """Whatever of a DeepSpeed JSON file cannot be used, a sentence each."""
     try:
         settings = json.loads(file.read_bytes())
-    except (OSError, ValueError) as error:
+    except OSError as error:
+        yield unreadable(file, error, "a JSON file of DeepSpeed's settings")
+        return
+    except ValueError as error:
         yield f"{file} cannot be read as JSON: {error}"
         return
     if not isinstance(settings, dict):
@@ -145,6 +168,11 @@ def deepspeed_complaints(file: Path) -> Iterator[str]:
             yield f"{file}: {key} is decided by {DECIDED[key]}; remove it from the file"
         elif "." not in key and key not in LEFT:
             yield f"{file}: DeepSpeed knows no key '{key}'{suggestion(key, LEFT)}"
+
+
+def unreadable(file: Path, error: OSError, wanted: str) -> str:
+    """That a file that the recipe names cannot be read, with the nearest name where it is not there."""
+    return f"{file} cannot be read: {error.strerror or error}{'' if file.exists() else nearest_file(file)}; wanted {wanted}"
 
 
 def _keys(settings: dict[str, Any], above: str = "") -> Iterator[str]:

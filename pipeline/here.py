@@ -3,6 +3,8 @@
 import os
 from collections.abc import Collection, Iterator
 from importlib.util import find_spec
+from operator import attrgetter
+from pathlib import Path
 
 from pipeline.errors import Problem
 from pipeline.launch import cuda_devices
@@ -15,7 +17,7 @@ def lacks_here(recipe: Recipe, stages: Collection[str] | None = None) -> list[Pr
     """Everything, each with its line. `stages` are those that are to work; all of them if left out."""
     document = recipe.document
     hardware = [
-        Problem(document.place(("hardware", field)), f"hardware.{field}", f"found {getattr(recipe.hardware, field)}, {what}")
+        Problem(document.place(("hardware", *field.split("."))), f"hardware.{field}", f"found {attrgetter(field)(recipe.hardware)}, {what}")
         for field, what in _hardware(recipe)
     ]
     trackers = [
@@ -41,6 +43,8 @@ def _hardware(recipe: Recipe) -> Iterator[tuple[str, str]]:
         yield "zero", "which DeepSpeed does, and it is not installed: pip install 'recipe-pipeline[deepspeed]'"
     if (hardware.nodes or 1) > 1 and not hardware.hosts:
         yield "nodes", "and hardware.hosts names none: name them there, or let Slurm choose them with --slurm"
+    if (folder := hardware.offload.folder) is not None and not Path(folder).is_dir():
+        yield "offload.folder", "and there is no such folder here: nvme wants one on a fast disk of each node"
     if hardware.gpus != "auto" and hardware.gpus > (there := cuda_devices(os.environ)):
         yield "gpus", f"and stages would see {there} CUDA devices here"
 

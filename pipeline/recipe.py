@@ -18,7 +18,7 @@ from pipeline.adapters import adapter_problems, target_problems
 from pipeline.complaints import complaints, shown
 from pipeline.errors import Problem, RecipeError, suggestion
 from pipeline.gates import gate_problems
-from pipeline.hardware import hardware_problems, placed
+from pipeline.hardware import hardware_problems, placed, readable
 from pipeline.names import IN_WORDS, NAME, TRUSTED
 from pipeline.publishing import PUBLISHABLE, Publishing
 from pipeline.reading import Document, dotted, read_recipe
@@ -121,9 +121,10 @@ def read(file: Path, given: Sequence[str] = (), *, root: Path | None = None) -> 
     models = _models(document, problems)
     stages = _stages(models, document, problems)
     problems += reference_problems(models, document) + _published(head, models, document)
-    head = head or Head.model_construct(name="", stages={})
+    wrong = {problem.path.split(".")[1] for problem in problems if problem.path.startswith("hardware.")}
+    head = head or Head.model_construct(name="", stages={}, hardware=readable(document, wrong))
     root = (root or file.parent).resolve()
-    problems += hardware_problems(head.hardware, stages, document, root)
+    problems += hardware_problems(head.hardware, stages, document, root, wrong)
     recipe = Recipe(
         name=head.name,
         seed=head.seed,

@@ -94,7 +94,7 @@ def _ready(recipe: Recipe, run: Run, selection: Selection) -> tuple[Plan, dict[s
 
 def _submit(options: argparse.Namespace, recipe: Recipe, run: Run, selection: Selection, arguments: Sequence[str]) -> int:
     """The run as a job of Slurm: shown, or made ready and handed in. Models are fetched here: a cluster's nodes often reach no network."""
-    from pipeline.slurm import command_of, job_script, submit
+    from pipeline.slurm import check_sbatch, command_of, job_script, submit
 
     if options.redo:
         raise RecipeError("--redo with --slurm would begin anew each time that the job comes back: leave one of them out")
@@ -102,6 +102,7 @@ def _submit(options: argparse.Namespace, recipe: Recipe, run: Run, selection: Se
     if options.dry_run:
         print(text, end="")
         return DONE
+    check_sbatch()
     with _writable(run, f"pipeline run {shlex.join(arguments)}"), held(run.lock):
         plan, _ = _ready(recipe, run, selection)
     from_hub = [step.name for step in plan.steps if step.works and any(source.path.startswith(HUB) for _, source in sources(step.config))]

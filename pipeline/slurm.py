@@ -97,12 +97,14 @@ def _hosts(folder: Path) -> str:
     )
 
 
-def submit(text: str, folder: Path) -> str:
-    """Writes the job beside the run and submits it; what sbatch says. Raises PipelineError where it cannot."""
+def check_sbatch() -> None:
+    """Raises RecipeError where no job can be submitted from this machine."""
     if shutil.which("sbatch") is None:
-        raise PipelineError(
-            "there is no sbatch here; on a node that submits jobs, run this again, or look at the job with --slurm --dry-run"
-        )
+        raise RecipeError("there is no sbatch here; on a node that submits jobs, run this again, or look at the job with --slurm --dry-run")
+
+
+def submit(text: str, folder: Path) -> str:
+    """Writes the job beside the run and submits it; what sbatch says. Raises PipelineError where it refuses."""
     folder.mkdir(parents=True, exist_ok=True)
     script = folder / SCRIPT
     script.write_text(text, encoding="utf-8")

@@ -57,7 +57,7 @@ def _machine(hardware: Hardware) -> Machine:
         memory, capability = (min(values) for values in zip(*found, strict=True))
     except (OSError, ValueError, subprocess.SubprocessError) as error:
         raise RecipeError(f"{ASK[0]} does not tell how much memory the GPUs have") from error
-    return Machine(int(hardware.gpus), memory, hardware.nodes or 1, mfu=MFU, bf16=capability >= 8)
+    return Machine(int(hardware.gpus), memory, hardware.nodes or 1, mfu=MFU, bf16=capability >= 8, fp16=capability >= 7)
 
 
 def _sizes(plan: Plan, step: Step) -> tuple[Stage, dict[str, Model]]:

@@ -29,6 +29,8 @@ class Machine:
     mfu: float = MFU
     bf16: bool = True
     """Whether devices that the table does not know multiply bf16 fast."""
+    fp16: bool = True
+    """Whether they multiply fp16 fast; a P100 does neither."""
 
     @property
     def usable(self) -> float:
@@ -40,8 +42,8 @@ class Machine:
         fp16 alone, which is not possible under ZeRO."""
         if precision != "auto" or not self.gpus:
             return 2 if precision in ("bf16", "fp16") else 4
-        fast = self.gpu.bf16 is not None if self.gpu else self.bf16
-        return 2 if fast or not zero else 4
+        bf16, fp16 = (self.gpu.bf16 is not None, True) if self.gpu else (self.bf16, self.fp16)
+        return 2 if bf16 or (fp16 and not zero) else 4
 
     @property
     def label(self) -> str:

@@ -6,6 +6,7 @@ computes does not depend on how it is sharded.
 """
 
 import json
+import socket
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -64,7 +65,7 @@ def offloading(hardware: Hardware, zero: dict[str, Any]) -> dict[str, Any]:
     offload = hardware.offload
     devices = {"offload_optimizer": offload.optimizer, "offload_param": offload.parameters}
     if "nvme" in devices.values():
-        _check_disk()
+        _check_disk(offload.folder)
     parts: dict[str, dict[str, Any]] = {
         name: {"device": device, "pin_memory": hardware.gpus != 0} for name, device in devices.items() if device
     }
@@ -73,7 +74,10 @@ def offloading(hardware: Hardware, zero: dict[str, Any]) -> dict[str, Any]:
     return {"zero_optimization": zero | parts} | ({"zero_force_ds_cpu_optimizer": False} if offload.optimizer else {})
 
 
-def _check_disk() -> None:
+def _check_disk(folder: str | None) -> None:
+    """DeepSpeed would make a folder that is not there, on whatever disk that is."""
+    if folder is None or not Path(folder).is_dir():
+        raise StageError(f"hardware.offload.folder: found {folder}, and there is no such folder on {socket.gethostname()}")
     from deepspeed.ops.op_builder import AsyncIOBuilder
 
     if not AsyncIOBuilder().is_compatible(verbose=False):

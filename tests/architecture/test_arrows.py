@@ -32,6 +32,7 @@ ENVIRONMENT = {
     "pipeline.estimate.deciding": "looks which devices a child would see",
     "pipeline.chat.serve": "hands the environment on to the server",
     "pipeline.running": "looks which devices a child would see",
+    "pipeline.shares": "looks which devices a child would see",
     "pipeline.here": "looks which devices a child would see",
     "pipeline.upkeep": "looks which devices a child would see",
 }
@@ -82,6 +83,7 @@ def test_the_orchestrator_knows_no_stage_by_name():
         "stages.core.config",
         "stages.core.files",
         "stages.core.trust",
+        "stages.core.workload",
         *ADAPTERS,
     }
     core = [name for name in modules() if package(name) == "pipeline" and name.count(".") == 1]

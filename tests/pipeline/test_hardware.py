@@ -5,6 +5,7 @@ import json
 import pytest
 
 from pipeline.errors import RecipeError
+from pipeline.here import lacks_here
 from tests.pipeline.conftest import Workshop
 
 PPO = """\
@@ -80,4 +81,41 @@ def test_a_deepspeed_file_beside_the_recipe_is_handed_on_whole(workshop: Worksho
     found = workshop.recipe("hardware.deepspeed=ds.json", "hardware.zero=3").hardware.deepspeed
     assert found == str(workshop.root / "ds.json")
     assert "set hardware.zero to 1, 2 or 3" in wrong(workshop, "hardware.deepspeed=ds.json")
-    assert "cannot be read as JSON" in wrong(workshop, "hardware.deepspeed=missing.json", "hardware.zero=3")
+    assert "missing.json cannot be read" in wrong(workshop, "hardware.deepspeed=missing.json", "hardware.zero=3")
+
+
+@pytest.mark.parametrize(
+    ("key", "wanted"), [("deepspeed", "a JSON file of DeepSpeed's settings"), ("hosts", "a file of hosts, one a line")]
+)
+def test_a_file_that_is_not_there_is_told_with_the_nearest_one(workshop: Workshop, key: str, wanted: str):
+    (workshop.root / "ours.json").write_text("{}")
+    told = wrong(workshop, f"hardware.{key}=our.json", "hardware.zero=2")
+    assert f"our.json cannot be read: No such file or directory; did you mean '{workshop.root}/ours.json'?; wanted {wanted}" in told
+    assert "Errno" not in told
+    assert "there is no folder" in wrong(workshop, f"hardware.{key}=none/ours.json", "hardware.zero=2")
+
+
+def test_everything_that_is_wrong_with_the_hardware_is_told_at_once(workshop: Workshop):
+    """A key that is wrong in itself hides no other; what hangs on it waits for it."""
+    broken = ("hardware.micro_batch=0", "hardware.kernel=plain", "hardware.offload.optimizer=cpu", "hardware.hosts=none", "seed=-1")
+    told = wrong(workshop, *broken).splitlines()
+    starts = ("seed:", "hardware.micro_batch:", "hardware.kernel:", "hardware.offload.optimizer:", "hardware.hosts:")
+    assert len(told) == len(starts)
+    assert all(any(start in line for line in told) for start in starts)
+    told = wrong(workshop, "hardware.zero=5", "hardware.offload.optimizer=cpu", "hardware.precision=fp16", "hardware.deepspeed=none.json")
+    assert "hardware.zero: found 5" in told
+    assert "hardware.deepspeed: " in told
+    assert "hardware.offload" not in told, "which ZeRO level it is nobody knows"
+    assert "hardware: found 3, wanted a mapping" in wrong(workshop, "hardware=3")
+
+
+def test_a_folder_of_the_fast_disk_starts_at_the_recipe_and_is_looked_for_here(workshop: Workshop):
+    words = ("hardware.offload.optimizer=nvme", "hardware.zero=3")
+    (workshop.root / "fast").mkdir()
+    there = workshop.recipe(*words, "hardware.offload.folder=fast")
+    assert there.hardware.offload.folder == str(workshop.root / "fast")
+    assert lacks_here(there) == []
+    (found,) = lacks_here(workshop.recipe(*words, "hardware.offload.folder=/none/fast"))
+    assert str(found).endswith(
+        "hardware.offload.folder: found /none/fast, and there is no such folder here: nvme wants one on a fast disk of each node"
+    )

@@ -1,6 +1,7 @@
 """Which nodes there are, what each is told, and that none outlives the others."""
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -12,7 +13,7 @@ import pytest
 from pipeline import launch, nodes
 from pipeline.errors import RecipeError
 from pipeline.process import Stop, watch
-from stages.contract import WRONG_INPUT, Hardware
+from stages.contract import INTERRUPTED, WRONG_INPUT, Hardware
 from stages.pretrain.config import Pretrain
 from tests.pipeline.conftest import Workshop
 
@@ -109,6 +110,36 @@ def test_a_node_that_follows_leaves_an_attempt_that_nobody_ended_for_the_next(tm
     follow(1)
     attempt(tmp_path, "base-1/attempts/1")
     assert follow(2) == ["chat-2/attempts/1 gpu2", "base-1/attempts/1 gpu2"]
+
+
+def test_what_a_node_that_follows_says_is_said_by_the_first(
+    tmp_path: Path, follow: Callable[[int], list[str]], capfd: pytest.CaptureFixture[str]
+):
+    """The process that tells the story may be its own: names that sort before the first host's have the lower ranks."""
+    script = attempt(
+        tmp_path,
+        "chat-2/attempts/1",
+        "cd ${0%/*}\n[ $1 = gpu2 ] && echo step 1 && echo lost >&2 && exit\nuntil [ -s said-gpu2.txt ]; do sleep 0.02; done",
+    )
+    follow(1)
+    assert nodes.main(["follow", str(script), "127.0.0.1", "gpu2.invalid"]) == 0
+    assert capfd.readouterr().out == "step 1\nlost\n"
+
+
+def test_ctrl_c_at_a_node_that_follows_is_no_traceback(tmp_path: Path):
+    argv = [sys.executable, "-m", "pipeline.nodes", "follow", str(tmp_path), "gpu2"]
+    follower = subprocess.Popen(argv, cwd=Path(__file__).resolve().parents[2], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert follower.stdout is not None
+    assert follower.stdout.readline() == f"gpu2 waits for what several nodes are to do in {tmp_path}\n"
+    follower.send_signal(signal.SIGINT)
+    assert follower.communicate(timeout=30) == ("", "")
+    assert follower.returncode == INTERRUPTED
+
+
+@pytest.mark.parametrize("words", [[], ["follow", "runs/x"], ["follow", "runs/x", "a", "b"], ["scp", "node.sh", "a"]])
+def test_other_words_are_told_how_it_is_used(words: list[str], capsys: pytest.CaptureFixture[str]):
+    assert nodes.main(words) == WRONG_INPUT
+    assert capsys.readouterr().err.startswith("usage: python -m pipeline.nodes")
 
 
 def test_what_has_ended_or_is_older_is_not_followed(tmp_path: Path):

@@ -142,8 +142,10 @@ def test_without_slurm_or_with_its_refusal_one_sentence_tells(workshop, cluster,
     assert workshop.carry_out("--slurm", "hardware.gpus=1") == FAILED
     assert "invalid partition" in capsys.readouterr().err
     workshop.monkeypatch.setattr(shutil, "which", lambda name: None)
-    assert workshop.carry_out("--slurm", "hardware.gpus=1") == FAILED
+    shutil.rmtree(workshop.run.path)
+    assert workshop.carry_out("--slurm", "hardware.gpus=1") == WRONG_INPUT
     assert "there is no sbatch here" in capsys.readouterr().err
+    assert not workshop.run.path.exists(), "told before anything is fetched or written"
 
 
 def test_a_warned_job_writes_a_checkpoint_queues_again_and_goes_on(workshop, cluster, begun):

@@ -27,7 +27,7 @@ def gpus(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
         program.chmod(0o755)
         monkeypatch.setenv("PATH", f"{program.parent}:{os.environ['PATH']}")
         monkeypatch.setattr(deciding, "cuda_devices", lambda environment: count)
-        return Machine(count, int(memory) << 20 if str(memory).isdecimal() else 0, bf16=float(capability) >= 8)
+        return Machine(count, int(memory) << 20 if str(memory).isdecimal() else 0, bf16=float(capability) >= 8, fp16=float(capability) >= 7)
 
     return put
 
@@ -125,3 +125,14 @@ def test_a_v100_computes_in_fp16_where_nothing_is_sharded(tmp_path: Path, gpus):
     gpus(4, 32_000, "7.0")
     assert deciding._machine(Hardware(gpus=4)).arithmetic("auto", 0) == 2
     assert deciding._machine(Hardware(gpus=4)).arithmetic("auto", 2) == 4
+
+
+def test_a_gpu_without_tensor_cores_is_planned_in_what_it_computes_in(tmp_path: Path, gpus):
+    """A P100 has neither bf16 nor fast fp16, and a run computes in fp32 there (`stages.core.models`)."""
+    from stages.core.models import _precision_of
+
+    for capability in ("6.0", "6.1", "7.0", "7.5", "8.0", "9.0"):
+        gpus(4, 16_000, capability)
+        for zero in range(4):
+            size = _precision_of("it", int(capability[0]), sharded=zero > 0).dtype.itemsize
+            assert deciding._machine(Hardware(gpus=4)).arithmetic("auto", zero) == size

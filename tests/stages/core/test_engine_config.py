@@ -15,7 +15,7 @@ def read(hardware: Hardware):
 
 
 def test_deepspeed_reads_what_lies_on_disk_and_where(tmp_path, monkeypatch):
-    monkeypatch.setattr(zero, "_check_disk", lambda: None)
+    monkeypatch.setattr(zero, "_check_disk", lambda folder: None)
     on_disk = Hardware(gpus=0, zero=3, offload=Offload(optimizer="nvme", parameters="nvme", folder=str(tmp_path)))
     found = read(on_disk)
     assert found.stage == 3
@@ -32,3 +32,5 @@ def test_a_disk_that_deepspeed_cannot_use_is_refused_with_what_it_lacks(monkeypa
     monkeypatch.setattr(AsyncIOBuilder, "is_compatible", lambda self, verbose=False: False)
     with pytest.raises(StageError, match=r"nvme needs libaio with its headers .* use cpu instead"):
         read(Hardware(gpus=0, zero=3, offload=Offload(parameters="nvme", folder=str(tmp_path))))
+    with pytest.raises(StageError, match=r"hardware\.offload\.folder: found .*/none, and there is no such folder on "):
+        read(Hardware(gpus=0, zero=3, offload=Offload(parameters="nvme", folder=str(tmp_path / "none"))))
