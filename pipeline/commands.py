@@ -4,6 +4,7 @@ import argparse
 import json
 import shlex
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -44,13 +45,16 @@ def plan(arguments: list[str]) -> int:
 def _machine(parser: Parser) -> None:
     """Options that ask what the stages need on a machine."""
     group = parser.add_argument_group("what it needs", "With --gpus: memory, time, disk and price of every stage, and which setting fits.")
-    group.add_argument("--gpus", metavar="N", type=_count, help="devices of each node; 0 for a CPU")
+    group.add_argument("--gpus", metavar="N", type=_whole("--gpus", 0), help="devices of each node; 0 for a CPU")
     group.add_argument("--gpu-memory", metavar="SIZE", help="memory of a device, such as 80GB")
     group.add_argument("--gpu", metavar="NAME", help="a known device, such as h100: its memory and speed")
-    group.add_argument("--nodes", metavar="N", type=_count, help="nodes (default: hardware.nodes, or 1)")
-    group.add_argument("--price", metavar="P", type=float, help="price of a device for an hour")
+    group.add_argument("--nodes", metavar="N", type=_whole("--nodes", 1), help="nodes (default: hardware.nodes, or 1)")
+    group.add_argument("--price", metavar="P", type=_number("--price", "a number above 0"), help="price of a device for an hour")
     group.add_argument("--calibrate", action="store_true", help="take a few steps of each stage on this machine, and reckon time from them")
-    group.add_argument("--mfu", metavar="SHARE", type=float, help="share of the peak that training reaches (default: 0.4)")
+    wanted = "a share of the peak above 0 and at most 1, such as 0.4"
+    group.add_argument(
+        "--mfu", metavar="SHARE", type=_number("--mfu", wanted, most=1.0), help="share of the peak that training reaches (default: 0.4)"
+    )
 
 
 def check(arguments: list[str]) -> int:
@@ -153,6 +157,30 @@ def _own(text: str, source: str, target: Path) -> str:
     text = re.sub(r" +\(or `make .*\)$", "", text.replace(f"recipes/{source}.yaml", shlex.quote(str(target))), flags=re.MULTILINE)
     name = re.sub(r"[^a-z0-9._-]+", "-", target.stem.lower()).strip("-._")[:64] or "recipe"
     return re.sub(r"^name:.*$", f"name: {name}", text, count=1, flags=re.MULTILINE)
+
+
+def _whole(option: str, least: int) -> Callable[[str], int]:
+    """Reads an option of a machine. Raises RecipeError, as what is wrong with a machine as a whole does."""
+
+    def read(word: str) -> int:
+        if not word.isdecimal() or int(word) < least:
+            raise RecipeError(f"{option}: found '{word}', wanted a whole number from {least}")
+        return int(word)
+
+    return read
+
+
+def _number(option: str, wanted: str, most: float = sys.float_info.max) -> Callable[[str], float]:
+    def read(word: str) -> float:
+        try:
+            value = float(word)
+        except ValueError:
+            value = 0.0
+        if not 0 < value <= most:
+            raise RecipeError(f"{option}: found '{word}', wanted {wanted}")
+        return value
+
+    return read
 
 
 def _count(word: str) -> int:

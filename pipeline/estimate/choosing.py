@@ -7,6 +7,7 @@ from typing import Any
 from pipeline.estimate.machine import Machine
 from pipeline.estimate.memory import Memory, Place, Setting
 from pipeline.estimate.models import Model, players
+from pipeline.estimate.quantities import size
 from pipeline.estimate.stages import Stage, fits, most_rows, needed, share
 from stages.adapters.config import Lora, QLora
 from stages.contract import Hardware
@@ -60,15 +61,23 @@ class Option:
         return words + [f"hardware.offload.folder={self.folder}"] * self.on_disk
 
     @property
+    def offloaded(self) -> list[str]:
+        """What does not lie on the device, and where it does."""
+        s = self.setting
+        return [f"{what} on {place}" for what, place in (("optimizer", s.optimizer), ("parameters", s.parameters)) if place != "device"]
+
+    @property
+    def level(self) -> str:
+        """ZeRO level and offload, whatever the passes."""
+        return " with ".join([f"ZeRO-{self.setting.zero}", *[" and ".join(self.offloaded)] * bool(self.offloaded)])
+
+    @property
     def label(self) -> str:
         s = self.setting
-        parts = [f"ZeRO-{s.zero}" if s.zero else "whole on each process" if s.processes > 1 else "one process"]
-        parts += [f"optimizer on {s.optimizer}"] * (s.optimizer != "device") + [f"parameters on {s.parameters}"] * (
-            s.parameters != "device"
-        )
         return ", ".join(
             [
-                *parts,
+                f"ZeRO-{s.zero}" if s.zero else "whole on each process" if s.processes > 1 else "one process",
+                *self.offloaded,
                 *["checkpointing"] * s.checkpointing,
                 *[f"{s.rows} row{'s' if (s.rows or 0) > 1 else ''} a pass"] * (s.rows is not None),
             ]
@@ -163,10 +172,10 @@ def nearest(stage: Stage, config: StageConfig, models: Mapping[str, Model], hard
         if work is not None:
             other = replace(stage, work=work, held=tuple(players(work, models)))
             if (option := choose(options(other, changed, hardware, machine))) is not None:
-                return f"with {words} it fits: {option.label}, {option.memory.total / 1e9:.1f} GB"
+                return f"with {words} it fits: {option.label}, {size(option.memory.total)}"
     least = min(found, key=lambda option: option.memory.total)
-    size = least.memory.total / (machine.usable / machine.memory) / 1e9
-    return f"it needs devices of {size:,.0f} GB at least ({least.label}; most while {least.phase})"
+    needed = least.memory.total / (machine.usable / machine.memory)
+    return f"it needs devices of {size(needed)} at least ({least.label}; most while {least.phase})"
 
 
 def _with_adapter(config: StageConfig) -> Iterator[tuple[str, StageConfig]]:

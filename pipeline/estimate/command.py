@@ -1,8 +1,9 @@
 """`pipeline plan RECIPE --gpus N`: what each stage needs, which setting fits, how long it takes and what it costs."""
 
 import json
+import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -77,7 +78,7 @@ def _estimated(
     time = hours(stage, setting, machine) if chosen else None
     if isinstance(measured, Measured) and chosen and (known := _by_measure(stage, measured, setting.processes)) is not None:
         time = known, 0.0
-    devices = processes(step.config, hardware, machine)
+    devices = processes(step.config, hardware, machine) if machine.gpus else machine.nodes
     price = time[0] * devices * machine.price if time and machine.price is not None else None
     return Estimate(
         stage,
@@ -130,10 +131,15 @@ def told(found: Sequence[Estimate], machine: Machine, *, as_json: bool) -> str:
 
 def main(plan: Plan, words: Any) -> int:
     """The part of `pipeline plan` behind `--gpus`. Exit code 0 if every stage fits, 1 if one does not."""
-    given = {"nodes": words.nodes or 1, "price": words.price, "mfu": words.mfu, "processes": plan.recipe.hardware.processes or 1}
+    hardware = plan.recipe.hardware
+    nodes = len(hardware.hosts) or hardware.nodes
+    given = {"nodes": words.nodes or nodes or 1, "price": words.price, "mfu": words.mfu, "processes": hardware.processes or 1}
     made = machine(words.gpus, words.gpu_memory, words.gpu, **given)
-    if plan.recipe.hardware.nodes and words.nodes is None:
-        made = replace(made, nodes=plan.recipe.hardware.nodes)
+    if made.price is not None and made.gpu is None and not words.calibrate:
+        raise RecipeError("--price: there is no price without a time, which --gpu names a device for, or --calibrate measures here")
+    for key, asked, other in (("gpus", hardware.gpus, made.gpus), ("nodes", nodes, made.nodes)):
+        if asked not in ("auto", None, other):
+            print(f"note: this plan is for --{key} {other}, and a run would take hardware.{key}: {asked}", file=sys.stderr)
     selected = [step.name for step in plan.steps if step.action != "left out"]
     found = estimate(plan, made, selected, measure=words.calibrate)
     if not found:

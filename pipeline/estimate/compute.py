@@ -9,6 +9,9 @@ HOUR = 3600.0
 LAUNCH = 1e-3
 """Seconds that one layer of a model takes at least for one more token of an answer, whatever its size: transformers' generation is bound by starting
 kernels, about 30 ms a token for 32 layers. An assumption, until `--calibrate` measures."""
+STEP, LAYER = 2e-3, 6e-4
+"""Seconds that an optimizer step takes at least, and one layer in a forward and backward pass, whatever their size: Python, the trainer, autograd and
+starting kernels. Of models of width 8 on a CPU (`benchmarks/step_floor.py`; docs/plan.md); on a GPU, where a kernel costs more to start, an assumption."""
 READ = 0.6
 """Share of a device's bandwidth that reading weights and cache for one token reaches. An assumption likewise."""
 
@@ -45,6 +48,11 @@ def learning(shape: Shape, length: float, head: Head = "words", *, adapter: int 
 def seconds(flops: float, peak: float, mfu: float, devices: int) -> float:
     """Time of so many model FLOPs on devices that reach a share `mfu` of their peak (model FLOPs utilisation, PaLM)."""
     return flops / (peak * mfu * devices)
+
+
+def least(layers: int, passes: int) -> float:
+    """Seconds of an optimizer step of so many passes, however small the model is and however fast the device."""
+    return STEP + passes * layers * LAYER
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,9 @@ from pipeline.errors import RecipeError
 from pipeline.estimate.choosing import Option, choose, nearest, options
 from pipeline.estimate.machine import MFU, Machine, main_memory
 from pipeline.estimate.models import Model, Models, players
+from pipeline.estimate.quantities import size
 from pipeline.estimate.stages import Stage, share
-from pipeline.estimate.telling import gigabytes, reasons
+from pipeline.estimate.telling import reasons
 from pipeline.launch import cuda_devices, resolved
 from pipeline.plan import Plan, Step
 from stages.contract import Hardware, Offload
@@ -93,7 +94,7 @@ def _lacks(option: Option, machine: Machine) -> str | None:
         return f"{option.label} does, if it is asked for: {' '.join(option.overrides)}"
     needed, there = option.memory.host * machine.gpus + option.memory.node, main_memory()
     if needed > there:
-        return f"{option.label} does on the GPUs, and needs {gigabytes(needed)} GB of main memory, of which there are {gigabytes(there)}"
+        return f"{option.label} does on the GPUs, and needs {size(needed)} of main memory, of which there are {size(there)}"
     return None
 
 
@@ -111,5 +112,5 @@ def _with(hardware: Hardware, chosen: Option) -> Hardware:
 
 def _told(found: list[Option], chosen: Option, machine: Machine) -> str:
     why = reasons(found, chosen)
-    needs = f"{gigabytes(chosen.memory.total)} of {gigabytes(machine.usable)} GB on each GPU"
+    needs = f"{size(chosen.memory.total)} of {size(machine.usable)} on each GPU"
     return f"{chosen.label}: {needs} by the plan" + (f"; {why}" if why else "")

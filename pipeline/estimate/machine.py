@@ -6,6 +6,7 @@ from pathlib import Path
 
 from pipeline.errors import RecipeError
 from pipeline.estimate.gpus import GPU, GPUS, gpu_named, size_of
+from pipeline.estimate.quantities import size
 
 MARGIN = 0.08
 """Share of a device's memory that a plan leaves free: for the CUDA context, NCCL, kernels' own workspace and what the caching allocator cannot use again.
@@ -31,6 +32,8 @@ class Machine:
     """Whether devices that the table does not know multiply bf16 fast."""
     fp16: bool = True
     """Whether they multiply fp16 fast; a P100 does neither."""
+    processes: int = 1
+    """That share the CPU of each node, with `memory` for each of them; one a device on GPUs."""
 
     @property
     def usable(self) -> float:
@@ -47,10 +50,12 @@ class Machine:
 
     @property
     def label(self) -> str:
-        what = self.gpu.name if self.gpu else "GPU" if self.gpus else "CPU"
-        return f"{max(self.gpus, 1) * self.nodes} x {what} of {self.memory / 1e9:.0f} GB" + (
-            f" on {self.nodes} nodes" if self.nodes > 1 else ""
-        )
+        if not self.gpus:
+            where = f" on each of {self.nodes} nodes" if self.nodes > 1 else ""
+            share = f"{size(self.memory)} of its memory{' each' if self.processes > 1 or where else ''}"
+            return f"CPU, {self.processes} process{'es' if self.processes > 1 else ''}{where}, {share}"
+        where = f" on {self.nodes} nodes" if self.nodes > 1 else ""
+        return f"{self.gpus * self.nodes} x {self.gpu.name if self.gpu else 'GPU'} of {self.memory / 1e9:.0f} GB{where}"
 
 
 def machine(
@@ -64,19 +69,16 @@ def machine(
     processes: int = 1,
 ) -> Machine:
     """From the words of a command line; a CPU whose memory they leave out is this machine's, shared by `processes`. Raises RecipeError where they do
-    not say how much memory a GPU has."""
-    for name, value in (("--gpus", gpus + 1), ("--nodes", nodes), ("--price", price), ("--mfu", mfu)):
-        if value is not None and value <= 0:
-            raise RecipeError(
-                f"{name}: found {value - (name == '--gpus'):g}, wanted {'a number from 0' if name == '--gpus' else 'more than 0'}"
-            )
-    if mfu is not None and mfu > 1:
-        raise RecipeError(f"--mfu: found {mfu:g}, wanted a share of the peak, such as {MFU:g}")
+    not say how much memory a GPU has, or contradict one another."""
     device = gpu_named(gpu) if gpu is not None else None
+    if device is not None and not gpus:
+        raise RecipeError(f"--gpu: found '{gpu}', and --gpus 0 is a CPU: leave it out, or say how many there are")
+    if mfu is not None and device is None:
+        raise RecipeError("--mfu: is a share of the peak of a device that --gpu names, and it names none")
     if memory is None and device is None and gpus:
         raise RecipeError(f"--gpus: how much memory has each? Say --gpu-memory 80GB, or --gpu and one of {', '.join(GPUS)}")
-    size = size_of(memory) if memory is not None else device.memory if device is not None else main_memory() // processes
-    return Machine(gpus, size, nodes, device, price, MFU if mfu is None else mfu)
+    each = size_of(memory) if memory is not None else device.memory if device is not None else main_memory() // processes
+    return Machine(gpus, each, nodes, device, price, MFU if mfu is None else mfu, processes=1 if gpus else processes)
 
 
 def main_memory() -> int:

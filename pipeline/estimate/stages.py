@@ -128,6 +128,24 @@ def model_flops(stage: Stage, *, checkpointing: bool = False) -> float | None:
     return total
 
 
+def least_seconds(stage: Stage, setting: Setting) -> float:
+    """Seconds that the stage's steps take at least, one after the other on each process, whatever their arithmetic; drawing answers has its own."""
+    own, rows = max(1, stage.per_step() // setting.processes), rows_of(stage, setting)
+    in_pass = max(1, rows.tokens // stage.width)
+    if stage.work.rows == "answers":
+        rollouts, each = stage.work.steps or 0, own // stage.work.minibatches or 1
+        steps = float(rollouts * stage.work.minibatches)
+    else:  # of pairs only the tokens are known: were all of them as long as they may be, there would be as few steps as this
+        rollouts, each = 0, own
+        steps = max(1.0, (stage.tokens or 0.0) // (stage.per_step() * stage.width))
+    found = 0.0
+    for player in stage.held:
+        layers = 0 if player.player.trunk else player.shape.layers
+        found += steps * player.player.updates * compute.least(layers, -(-each // in_pass))
+        found += rollouts * player.player.reads * compute.LAYER / 3 * layers  # a forward pass is a third, of all answers at once at best
+    return found
+
+
 def hours(stage: Stage, setting: Setting, machine: Machine) -> tuple[float, float] | None:
     """Hours of the stage, and those of drawing answers among them; None where speed or work are not known."""
     total = model_flops(stage, checkpointing=setting.checkpointing)
@@ -136,7 +154,7 @@ def hours(stage: Stage, setting: Setting, machine: Machine) -> tuple[float, floa
     peak_flops = machine.gpu.peak(setting.compute)
     writer = next((player for player in stage.held if player.player.writes), None)
     if writer is None or stage.answers is None:
-        return compute.seconds(total, peak_flops, machine.mfu, setting.processes) / compute.HOUR, 0.0
+        return max(compute.seconds(total, peak_flops, machine.mfu, setting.processes), least_seconds(stage, setting)) / compute.HOUR, 0.0
     total -= compute.forward(writer.shape, float(stage.length)) * (stage.tokens or 0.0)
     rollouts = stage.work.steps or 1
     weights = float(setting.compute) * (writer.shape.linear + writer.shape.embedding)
@@ -146,7 +164,8 @@ def hours(stage: Stage, setting: Setting, machine: Machine) -> tuple[float, floa
     at_once = rows_of(stage, setting).written
     writing = compute.Writing(own, stage.prompt, stage.work.answer, at_once, weights, cache_of(writer.shape))
     drawn = rollouts * compute.writing_seconds(writer.shape, writing, machine.gpu, setting.compute, machine.mfu)
-    return (compute.seconds(total, peak_flops, machine.mfu, setting.processes) + drawn) / compute.HOUR, drawn / compute.HOUR
+    learned = max(compute.seconds(total, peak_flops, machine.mfu, setting.processes), least_seconds(stage, setting))
+    return (learned + drawn) / compute.HOUR, drawn / compute.HOUR
 
 
 @dataclass(frozen=True)

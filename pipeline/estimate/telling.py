@@ -7,37 +7,12 @@ from typing import TYPE_CHECKING, Any
 from pipeline.estimate.choosing import FOLDER
 from pipeline.estimate.machine import MARGIN, Machine
 from pipeline.estimate.memory import PARTS
+from pipeline.estimate.quantities import amount, count, duration, money, size, unit_of
 from pipeline.show import columns
 
 if TYPE_CHECKING:
     from pipeline.estimate.choosing import Option
     from pipeline.estimate.command import Estimate
-
-UNITS = ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k"))
-
-
-def count(number: float | None) -> str:
-    """`6.7B`, `1.0T`, `512`."""
-    if number is None:
-        return "?"
-    for size, unit in UNITS:
-        if number >= size * 0.9995:
-            return f"{number / size:.3g}{unit}"
-    return f"{number:.3g}"
-
-
-def gigabytes(size: float) -> str:
-    """GB with as many digits as say something."""
-    gb = size / 1e9
-    return f"{gb:,.0f}" if gb >= 100 else f"{gb:.1f}" if gb >= 0.995 else f"{gb:.2f}" if size else "0"
-
-
-def duration(hours: float) -> str:
-    if hours < 1 / 60:
-        return f"{hours * 3600:.2g} s"
-    if hours < 1:
-        return f"{hours * 60:.3g} min"
-    return f"{hours:,.1f} h" if hours < 72 else f"{hours / 24:,.1f} days"
 
 
 def estimate_text(found: Sequence["Estimate"], machine: Machine) -> str:
@@ -49,19 +24,20 @@ def estimate_text(found: Sequence["Estimate"], machine: Machine) -> str:
     parts += [_details(each) for each in found]
     total = [each.hours for each in found]
     if all(time is not None for time in total) and len(total) > 1:
-        price = (
-            f", {sum(each.price or 0 for each in found):,.0f} at {machine.price:g} per GPU and hour" if machine.price is not None else ""
+        price = sum(each.price or 0 for each in found)
+        rate = f"{machine.price or 0:g} per {'GPU' if machine.gpus else 'machine'} and hour"
+        parts.append(
+            f"in all {duration(sum(time or 0 for time in total))}" + (f", {money(price)} at {rate}" if machine.price is not None else "")
         )
-        parts.append(f"in all {duration(sum(time or 0 for time in total))}{price}")
     return "\n\n".join(parts)
 
 
-HEAD = ("stage", "kind", "parameters", "trained", "tokens", "FLOPs", "time", "price", "disk, GB", "memory, GB", "setting")
+HEAD = ("stage", "kind", "parameters", "trained", "tokens", "FLOPs", "time", "price", "disk", "memory", "setting")
 
 
 def _row(each: "Estimate") -> tuple[str, ...]:
     stage = each.stage
-    memory = gigabytes(each.chosen.memory.total) if each.chosen else "" if each.unshared else "does not fit"
+    memory = size(each.chosen.memory.total) if each.chosen else "" if each.unshared else "does not fit"
     return (
         stage.name,
         stage.kind,
@@ -70,8 +46,8 @@ def _row(each: "Estimate") -> tuple[str, ...]:
         count(stage.tokens),
         f"{each.flops:.2e}" if each.flops else "?",
         duration(each.hours) if each.hours is not None else "?",
-        f"{each.price:,.0f}" if each.price is not None else "",
-        gigabytes(each.disk.total),
+        money(each.price) if each.price is not None else "",
+        size(each.disk.total),
         memory,
         each.chosen.label if each.chosen else each.near,
     )
@@ -79,21 +55,22 @@ def _row(each: "Estimate") -> tuple[str, ...]:
 
 def _details(each: "Estimate") -> str:
     """The options of one stage, and why one of them was chosen; none where it cannot be shared by so many processes at all."""
-    held = ", ".join(
+    players = ", ".join(
         f"{player.player.name} {count(player.parameters)}" + (f" ({count(player.trained)} trained)" if player.trained else "")
         for player in each.stage.held
     )
     if each.unshared:
-        return f"{each.stage.name}: {held}\n  {each.near}{_measured(each)}"
+        return f"{each.stage.name}: {players}\n  {each.near}{_measured(each)}"
     rows: list[tuple[str, ...]] = [("", *PARTS, "in all", "most while", "main memory", "")]
+    factor, unit = unit_of(max(option.memory.total for option in each.options))
     for option in each.options:
-        cells = [gigabytes(getattr(option.memory, part)) for part in PARTS]
+        cells = [amount(getattr(option.memory, part) / factor) for part in PARTS]
         mark = "<- chosen" if option is each.chosen else "" if option.fits else option.impossible or "does not fit"
         host = " + ".join(
-            f"{gigabytes(size)}{whose}" for size, whose in ((option.memory.host, ""), (option.memory.node, " a node")) if size
+            f"{amount(held / factor)}{whose}" for held, whose in ((option.memory.host, ""), (option.memory.node, " a node")) if held
         )
-        rows.append((f"  {option.label}", *cells, gigabytes(option.memory.total), option.phase, host, mark))
-    return f"{each.stage.name}: {held}; GB of one process\n{columns(rows)}\n{why(each)}{_measured(each)}"
+        rows.append((f"  {option.label}", *cells, amount(option.memory.total / factor), option.phase, host, mark))
+    return f"{each.stage.name}: {players}; {unit} of one process\n{columns(rows)}\n{why(each)}{_measured(each)}"
 
 
 def _measured(each: "Estimate") -> str:
@@ -103,7 +80,7 @@ def _measured(each: "Estimate") -> str:
     rate = f"{found.tokens:,.0f} tokens a second, " if found.tokens is not None else ""
     return (
         f"\n  measured on {found.processes} process{'es' if found.processes > 1 else ''} of this machine: {rate}{found.seconds:.3g} s a step, "
-        f"{gigabytes(found.memory)} GB held at most; the time above is reckoned from it"
+        f"{size(found.memory)} held at most; the time above is reckoned from it"
     )
 
 
@@ -123,10 +100,9 @@ def reasons(options: Sequence["Option"], chosen: "Option") -> str:
 
 def _against(option: "Option") -> str:
     """Why an option that comes before the chosen one was not taken."""
-    name = f"ZeRO-{option.setting.zero}"
     if option.impossible is not None:
-        return f"{name} cannot be"
-    return f"{name} fits only by recomputing" if option.fits else f"{name} needs {gigabytes(option.memory.total)} GB"
+        return f"{option.level} cannot be"
+    return f"{option.level} fits only by recomputing" if option.fits else f"{option.level} needs {size(option.memory.total)}"
 
 
 def estimate_json(found: Sequence["Estimate"], machine: Machine) -> dict[str, Any]:

@@ -8,9 +8,11 @@ from typing import Any
 import pytest
 
 from pipeline.errors import RecipeError
+from pipeline.estimate import compute
 from pipeline.estimate.command import estimate
 from pipeline.estimate.machine import MARGIN, Machine, machine
 from pipeline.estimate.models import Models, players
+from pipeline.estimate.telling import reasons
 from pipeline.plan import make_plan
 from pipeline.recipe import load
 from pipeline.store import Run
@@ -169,19 +171,35 @@ def test_tokens_flops_hours_price_and_disk_follow_from_one_another(tmp_path: Pat
     assert found.disk.artifact == 4 * WORDS
 
 
-@pytest.mark.parametrize(
-    ("words", "message"),
-    [
-        ({"memory": None, "gpu": None}, "--gpus: how much memory has each"),
-        ({"nodes": 0}, "--nodes: found 0, wanted more than 0"),
-        ({"price": -1.0}, "--price: found -1, wanted more than 0"),
-        ({"mfu": 40.0}, "--mfu: found 40, wanted a share of the peak"),
-    ],
-)
-def test_a_machine_that_cannot_be_is_refused(words: dict[str, Any], message: str):
-    given = {"memory": "80GB", "gpu": "h100", **words}
-    with pytest.raises(RecipeError, match=message):
-        machine(8, given.pop("memory"), given.pop("gpu"), **given)
+def test_a_machine_without_memory_is_refused():
+    with pytest.raises(RecipeError, match="--gpus: how much memory has each"):
+        machine(8, None, None)
+
+
+def test_a_tiny_model_takes_as_long_as_its_steps_take_to_start(tmp_path: Path):
+    """4 passes of 2 layers in each of 100 steps, whatever the arithmetic; twice the devices halve the passes and nothing else."""
+    tiny = {"hidden_size": 8, "layers": 2, "heads": 1, "mlp_size": 64, "context": 64, "tied_embeddings": True}
+    given = recipe(
+        tmp_path, {"base": base(model=tiny, tokens=100 * 8 * 64, batch_tokens=8 * 64), "policy": ppo()}, hardware={"micro_batch": 1}
+    )
+    for gpus, passes in ((2, 4), (4, 2)):
+        found = chosen(given, "base", replace(EIGHT, gpus=gpus))
+        assert found.hours * 3600 == pytest.approx(100 * (compute.STEP + passes * 2 * compute.LAYER))
+        assert found.flops / (gpus * 989.4e12) < 1e-3 * found.hours * 3600
+    policy = chosen(given, "policy", replace(EIGHT, gpus=2))
+    steps = (100 + 90) * 4  # the critic's, and the policy's behind its warm-up
+    assert (policy.hours - policy.writing) * 3600 >= steps * (compute.STEP + 8 * 2 * compute.LAYER)
+
+
+def test_what_was_not_taken_is_named_with_its_offload(tmp_path: Path):
+    """By level alone two of the reasons would be one and the same."""
+    found = chosen(recipe(tmp_path, {"base": base()}), "base", replace(EIGHT, memory=44 * 10**9))
+    told = reasons(found.options, found.chosen)
+    assert found.chosen.setting.optimizer == "cpu" or found.chosen.setting.zero == 3, told
+    levels = [option.level for option in found.options]
+    assert len(set(levels)) == len(levels)
+    assert "ZeRO-1 with optimizer on cpu" in levels
+    assert "ZeRO-3 with optimizer on cpu and parameters on cpu" in levels
 
 
 def test_sixteen_bits_are_counted_where_a_run_would_compute_in_them(tmp_path: Path):

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.__main__ import main
+from pipeline.estimate.calibrating import Measured
 from tests.recipes.documents import ROOT, commands
 
 PAGE = ROOT / "docs" / "plan.md"
@@ -107,11 +108,59 @@ def test_on_a_cpu_processes_are_the_recipes(small: Path, capsys: pytest.CaptureF
         (["--gpus", "8", "--gpu-memory", "80XB"], "--gpu-memory: found '80XB', wanted a size such as 80GB"),
         (["--calibrate"], "--calibrate is about a machine: say --gpus"),
         (["--price", "2"], "--price is about a machine: say --gpus"),
+        (["--gpus", "x"], "--gpus: found 'x', wanted a whole number from 0"),
+        (["--gpus", "8", "--nodes", "0"], "--nodes: found '0', wanted a whole number from 1"),
+        (["--gpus", "8", "--price", "abc"], "--price: found 'abc', wanted a number above 0"),
+        (["--gpus", "8", "--price", "nan"], "--price: found 'nan', wanted a number above 0"),
+        (["--gpus", "8", "--mfu", "40"], "--mfu: found '40', wanted a share of the peak above 0 and at most 1"),
+        (["--gpus", "0", "--price", "2"], "--price: there is no price without a time"),
+        (["--gpus", "8", "--gpu-memory", "80GB", "--price", "2"], "--price: there is no price without a time"),
+        (["--gpus", "8", "--gpu-memory", "80GB", "--mfu", "0.4"], "--mfu: is a share of the peak of a device that --gpu names"),
+        (["--gpus", "0", "--gpu", "h100"], "--gpu: found 'h100', and --gpus 0 is a CPU"),
     ],
 )
 def test_wrong_words_are_told(small: Path, words: list[str], message: str, capsys: pytest.CaptureFixture[str]):
     assert main(["plan", "small.yaml", *words]) == 2
-    assert message in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert told.startswith(message), "one sentence, whichever option it is"
+    assert "usage:" not in told
+
+
+def test_hardware_of_the_recipe_is_not_passed_over_in_silence(small: Path, capsys: pytest.CaptureFixture[str]):
+    """The plan is for the machine that is asked about; what a run would take instead is noted."""
+    machine = ["--gpus", "8", "--gpu", "a100"]
+    assert main(["plan", "small.yaml", "hardware.gpus=4", "hardware.hosts=[a, b]", *machine]) == 0
+    told = capsys.readouterr()
+    assert told.err == "note: this plan is for --gpus 8, and a run would take hardware.gpus: 4\n"
+    assert told.out.startswith("16 x a100 of 80 GB on 2 nodes")
+    assert main(["plan", "small.yaml", "hardware.hosts=[a, b]", *machine, "--nodes", "4"]) == 0
+    assert capsys.readouterr().err == "note: this plan is for --nodes 4, and a run would take hardware.nodes: 2\n"
+    assert main(["plan", "small.yaml", "hardware.gpus=8", *machine]) == 0
+    assert capsys.readouterr().err == ""
+
+
+def test_memory_of_tiny_models_is_told_in_units_that_show_it(small: Path, capsys: pytest.CaptureFixture[str]):
+    tiny = "stages.base.model={hidden_size: 8, layers: 1, heads: 1, context: 64}"
+    assert main(["plan", "small.yaml", tiny, "stages.words.vocab_size=300", "--until", "base", "--gpus", "0", "--gpu-memory", "8GB"]) == 0
+    told = capsys.readouterr().out
+    assert "CPU, 1 process, 8.0 GB of its memory" in told
+    assert " MB of one process" in told
+    assert "0.00" not in told
+
+
+def test_a_cpu_is_told_as_what_its_processes_share(small: Path, capsys: pytest.CaptureFixture[str]):
+    main(["plan", "small.yaml", "hardware.processes=2", "--gpus", "0", "--gpu-memory", "64GB", "--nodes", "2"])
+    assert capsys.readouterr().out.startswith("CPU, 2 processes on each of 2 nodes, 64.0 GB of its memory each\n")
+
+
+def test_a_measured_time_has_a_price_on_a_cpu_too(small: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):
+    """Of the machine, however many processes share it."""
+    monkeypatch.setattr("pipeline.estimate.command.calibrate", lambda plan, step: Measured(2, 1.0, 1e6, 10**9))
+    words = ["plan", "small.yaml", "hardware.processes=2", "--gpus", "0", "--gpu-memory", "64GB", "--price", "3", "--calibrate", "--json"]
+    assert main(words) == 0
+    base = json.loads(capsys.readouterr().out)["stages"][0]
+    assert base["hours"] == pytest.approx(10**10 / 1e6 / 3600)
+    assert base["price"] == pytest.approx(3 * base["hours"])
 
 
 def test_an_unknown_family_names_its_file(small: Path, capsys: pytest.CaptureFixture[str]):
