@@ -1,6 +1,5 @@
 """Reward models that are adapters with a score head of their own on a base which others use too: no second copy of its weights."""
 
-from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from stages.adapters.prompts import has_prompt, hidden_states
 from stages.adapters.start import Start
 from stages.adapters.switching import active, unchanged
 from stages.contract import Adapters
+from stages.core.config import free_name
 
 
 class Judge(nn.Module):
@@ -57,7 +57,8 @@ def judge_on(start: Start, folder: Path) -> Judge | None:
         if name in start.earlier and _holds(model, name, folders[name]):
             names.append(name)
             continue
-        own = _free_name(f"{folder.parent.name.replace('.', '_')}_{name}", model)
+        # Two judges may lie in folders of one name, and one judge may be asked twice.
+        own = free_name(f"{folder.parent.name.replace('.', '_')}_{name}", 2, model.peft_config)
         config.task_type, config.modules_to_save = None, None  # the head is held apart: a language model has no place for it
         with unchanged(model):
             model.add_adapter(own, config)
@@ -65,11 +66,6 @@ def judge_on(start: Start, folder: Path) -> Judge | None:
         names.append(own)
     head = next(tensor for key, tensor in load_file(folders[found.names[-1]] / WEIGHTS).items() if key.endswith("score.weight"))
     return Judge(model, names, head).to(model.device)
-
-
-def _free_name(name: str, model: Any) -> str:
-    """That name, or with a number behind it: the folders of two judges may lie in folders of one name, and one judge may be asked twice."""
-    return next(each for each in chain([name], (f"{name}_{number}" for number in count(2))) if each not in model.peft_config)
 
 
 def _alike(own: AdapterSpec | None, found: Adapters) -> bool:

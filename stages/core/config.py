@@ -1,6 +1,7 @@
 """Settings that stages share. Torch-free."""
 
 from collections.abc import Collection, Mapping, Sequence
+from itertools import count
 from pathlib import PurePath
 from typing import Annotated, ClassVar, Literal, Self
 from urllib.parse import urlsplit
@@ -323,11 +324,16 @@ OF_THE_WHOLE = ("std", "square", "clipped", "before")
 """What metrics tell of the sum of rewards as `reward_...`: no part may hide it."""
 
 
+def free_name(title: str, number: int, taken: Collection[str]) -> str:
+    """That title, or with the first free number from `number` on behind it."""
+    return title if title not in taken else next(name for n in count(number) if (name := f"{title}_{n}") not in taken)
+
+
 def names_of(parts: Sequence[RewardPart]) -> list[str]:
     """What each part of a reward is called in metrics; one whose title is taken has its number behind it."""
     names: list[str] = []
     for number, part in enumerate(parts):
-        names.append(f"{part.title}_{number}" if part.title in (*OF_THE_WHOLE, *names) else part.title)
+        names.append(free_name(part.title, number, (*OF_THE_WHOLE, *names)))
     return names
 
 

@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 
 from data.config import Source, Spec, Wants
 from data.extent import Extent
-from stages.core.config import ModelRef, Rewarded, RewardPart, RuleName, Sampling, Sources, references_told
+from stages.core.config import ModelRef, Rewarded, RewardPart, RuleName, Sampling, Sources, free_name, references_told
 from stages.core.workload import Player, Workload
 
 
@@ -17,7 +17,7 @@ def called(references: Sequence[str]) -> list[str]:
     names: list[str] = []
     for reference in references:
         plain = PurePath(reference.removeprefix("hub:").partition("@")[0]).name
-        names.append(plain if plain not in names else f"{plain}_{len(names) + 1}")
+        names.append(free_name(plain, len(names) + 1, names))
     return names
 
 

@@ -49,12 +49,13 @@ class Judged:
 
 
 def accuracy_metrics(judged: Judged) -> dict[str, float]:
-    """Accuracy with its interval, by group and by source where there are several, and the oracle's where utilities are known."""
+    """Accuracy with its interval, by group and by source where there are several, and the oracle's where utilities are known. A group called as an end of
+    the interval is told as `accuracy_group_low` or `_high`."""
     whole = wilson(float(judged.right.sum()), len(judged.right))
     metrics = {"accuracy": whole.mean, "accuracy_low": whole.low, "accuracy_high": whole.high}
     groups, sources = (sorted({name for name in names if name is not None}) for names in (judged.groups, judged.sources))
     for name in groups:
-        metrics[f"accuracy_{name}"] = float(judged.right[_where(judged.groups, name)].mean())
+        metrics[f"accuracy_{'group_' if name in ('low', 'high') else ''}{name}"] = float(judged.right[_where(judged.groups, name)].mean())
     if len(sources) > 1:
         metrics |= {f"accuracy_source_{name}": float(judged.right[_where(judged.sources, name)].mean()) for name in sources}
     return metrics | _truth_metrics(judged)

@@ -8,7 +8,7 @@ import pytest
 from pipeline.gates import missed_gates
 from pipeline.handoffs import path_problems
 from pipeline.recipe import load
-from stages.evaluate.config import Evaluate
+from stages.evaluate.config import Evaluate, called
 from stages.ppo.config import PPO
 
 FAMILY = """\
@@ -118,6 +118,7 @@ def test_a_folder_tells_its_architecture(mistakes: Callable[..., list[str]], tmp
 def test_models_of_an_evaluation_have_the_names_that_its_report_gives_them():
     told = Evaluate(models=("chat", "./there/chat", "hub:me/policy@abc"), text=({"path": "x"},), rewards=(), best_of=1).measures()  # type: ignore[arg-type]
     assert told == ("chat.*", "chat_2.*", "policy.*")
+    assert called(["chat", "chat_3", "there/chat"]) == ["chat", "chat_3", "chat_4"], "no name twice: one model would hide the other"
 
 
 @pytest.mark.parametrize(

@@ -73,6 +73,9 @@ def test_groups_and_sources_are_told_apart_and_a_single_source_is_not_named():
     assert metrics["accuracy_truth"] == 0.5
     assert (metrics["accuracy_source_x"], metrics["accuracy_source_y"]) == (1.0, 0.0)
     assert "accuracy_source_one" not in accuracy_metrics(judged_by([1.0]))
+    metrics = accuracy_metrics(judged_by([1.0, -1.0], groups=["low", "high"]))
+    assert (metrics["accuracy_group_low"], metrics["accuracy_group_high"]) == (1.0, 0.0)
+    assert 0 < metrics["accuracy_low"] < 0.5 < metrics["accuracy_high"] < 1, "the ends of the interval"
 
 
 def test_the_oracles_accuracy_is_the_share_of_labels_that_agree_with_the_truth():
