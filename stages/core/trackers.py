@@ -43,7 +43,12 @@ class Trackers:
     def samples(self, step: int, title: str, columns: Sequence[str], rows: Sequence[Sequence[str | float]]) -> None:
         """A small table of texts: what the model says at this step. What looks like a secret is blotted out: pages are seen by many."""
         safe = [[redact(cell) if isinstance(cell, str) else cell for cell in row] for row in rows]
-        self._each(step, lambda name, tracker: SHOW[name](tracker, step, title, list(columns), safe))
+
+        def show(name: str, tracker: Any) -> None:
+            if step > self._sent[name].get(title, -1):
+                SHOW[name](tracker, step, title, list(columns), safe)
+
+        self._each(step, show)
 
     def _each(self, step: int, call: Callable[[str, Any], None]) -> None:
         if not self._names:
@@ -72,7 +77,7 @@ class Trackers:
                 tracker.main_process_only = False  # this is the main process; accelerate would ask a state that PPO does not have
                 tracker.start()
                 found[name] = tracker
-                self._sent[name] = SENT[name](tracker, named) if name in SENT else {}
+                self._sent[name] = _known(name, tracker, named)
                 DESCRIBE[name](tracker, job)
 
             if _tried(name, start):
@@ -80,13 +85,28 @@ class Trackers:
         return found
 
 
+def _known(name: str, tracker: Any, named: Mapping[str, Any]) -> dict[str, int]:
+    """What a tracker has already of this stage; nothing where it cannot say, which is told: better a step twice than none."""
+    try:
+        return SENT[name](tracker, named) if name in SENT else {}
+    except Exception as error:
+        print(
+            f"warning: {name} does not say what it has of this stage; steps that are done again may stand there twice: {_first_line(error)}",
+            flush=True,
+        )
+        return {}
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
+
+
 def _tried(name: str, call: Callable[[], None]) -> bool:
     """Whether it went well; what went wrong is told."""
     try:
         call()
     except (Exception, SystemExit) as error:
-        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        print(f"warning: {name} does not track this stage any more: {first[:300]}", flush=True)
+        print(f"warning: {name} does not track this stage any more: {_first_line(error)}", flush=True)
         return False
     return True
 
@@ -132,7 +152,18 @@ def _sent_to_mlflow(tracker: Any, named: Mapping[str, Any]) -> dict[str, int]:
     return {key: max(one.step for one in client.get_metric_history(run, key)) for key in client.get_run(run).data.metrics}
 
 
-SENT: dict[str, Callable[[Any, Mapping[str, Any]], dict[str, int]]] = {"mlflow": _sent_to_mlflow}
+def _sent_to_trackio(tracker: Any, named: Mapping[str, Any]) -> dict[str, int]:
+    """By number or table, the last step that the store on this machine has; a Space is not asked, since trackio has no call that reads one back."""
+    from trackio.sqlite_storage import SQLiteStorage
+
+    found: dict[str, int] = {}
+    for line in SQLiteStorage.get_logs(tracker.tracker.project, named["name"]):
+        for key in line.keys() - {"step", "timestamp"}:
+            found[key] = max(found.get(key, -1), int(line["step"]))
+    return found
+
+
+SENT: dict[str, Callable[[Any, Mapping[str, Any]], dict[str, int]]] = {"mlflow": _sent_to_mlflow, "trackio": _sent_to_trackio}
 """Trackers that keep a step twice which is sent twice: TensorBoard drops what it had, Weights & Biases what comes again."""
 
 

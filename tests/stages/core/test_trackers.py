@@ -11,7 +11,7 @@ import pytest
 
 from stages.contract import Job
 from stages.core.metrics import Metrics, read
-from stages.core.trackers import Trackers
+from stages.core.trackers import SHOW, Trackers
 
 
 def job(tmp_path: Path, *names: str) -> Job:
@@ -148,6 +148,58 @@ def test_steps_that_are_done_again_stand_in_mlflow_once(tmp_path: Path, mlflow: 
             record.log(3, 4, held_out_loss=3.0)
     sent = sorted((key, step) for key, step in Client()._lines() if key in ("loss", "held_out_loss"))
     assert sent == [("held_out_loss", 3), ("loss", 1), ("loss", 2), ("loss", 3), ("loss", 4)]
+
+
+class Board(Fake):
+    """Stands where accelerate's class for trackio does."""
+
+    name = "trackio"
+
+    def __init__(self, *given: Any, **named: Any) -> None:
+        super().__init__(*given, **named)
+        self.project = given[0]
+
+
+def trackio_that_holds(monkeypatch: pytest.MonkeyPatch, get_logs: Any) -> None:
+    """The store of trackio, asked as it is by trackio itself."""
+    monkeypatch.setitem(sys.modules, "trackio", ModuleType("trackio"))
+    module = ModuleType("trackio.sqlite_storage")
+    module.SQLiteStorage = SimpleNamespace(get_logs=get_logs)  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "trackio.sqlite_storage", module)
+    monkeypatch.setitem(accelerate.tracking.LOGGER_TYPE_TO_CLASS, "trackio", Board)
+    monkeypatch.setattr(Fake, "said", [])
+
+
+def logged() -> list[tuple[int, dict[str, Any]]]:
+    return [value for what, value in Fake.said if what == "log"]
+
+
+def test_steps_that_are_done_again_stand_in_trackio_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stored(project: str, run: str) -> list[dict[str, Any]]:
+        assert (project, run) == ("demo", "chat-0123456789ab")
+        return [{"step": step, "timestamp": "now", **values} for step, values in logged()]
+
+    trackio_that_holds(monkeypatch, stored)
+    monkeypatch.setitem(SHOW, "trackio", lambda tracker, step, title, columns, rows: tracker.log({title: rows}, step=step))
+    for steps in ((1, 2, 3), (2,), (2, 3, 4)):
+        record = Metrics(tmp_path, trackers=Trackers(job(tmp_path, "trackio")))
+        for step in steps:
+            record.log(step, 4, loss=float(step))
+            record.trackers.samples(step, "samples", ["prompt"], [["Hi"]])
+    sent = sorted((key, step) for step, values in logged() for key in values if key in ("loss", "samples"))
+    assert sent == [(key, step) for key in ("loss", "samples") for step in (1, 2, 3, 4)]
+
+
+def test_a_tracker_that_cannot_say_what_it_has_goes_on_and_tells_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trackio_that_holds(monkeypatch, lambda project: [])
+    Metrics(tmp_path, trackers=Trackers(job(tmp_path, "trackio"))).log(1, 1, loss=1.0)
+    assert [step for step, _ in logged()] == [1]
+    assert (
+        "warning: trackio does not say what it has of this stage; steps that are done again may stand there twice: "
+        in capsys.readouterr().out
+    )
 
 
 @pytest.mark.parametrize("fails", ["start", "log"])
