@@ -1,6 +1,8 @@
 """What a recipe takes from the Hub: settled on a commit when a run first needs it, so that a plan never asks the network."""
 
+import json
 import re
+import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
@@ -12,7 +14,7 @@ from pipeline.references import HUB, Reference, repository, sources
 from pipeline.store import Run
 from stages.adapters.bases import SAFE, hub_base
 from stages.core.files import write_json
-from stages.core.trust import foreign_code
+from stages.core.trust import foreign_code, own_code, without_repository
 
 if TYPE_CHECKING:
     from pipeline.plan import Plan
@@ -85,7 +87,7 @@ def fetch(name: str, commit: str, *, code: bool = False) -> Path:
     Raises RecipeError if one of them cannot be had, or if a file would lie outside of the repository's own folder.
     """
     folder = _snapshot(name, commit, f"{HUB}{repository(name)}", code=code)
-    if code and (complaint := foreign_code(folder)):
+    if code and (complaint := foreign_code(folder, repository(name).partition("@")[0])):
         raise RecipeError(f"{HUB}{repository(name)}: {complaint}")
     try:
         base = hub_base(folder)
@@ -94,6 +96,23 @@ def fetch(name: str, commit: str, *, code: bool = False) -> Path:
     if base is not None:
         _snapshot(*base, f"{HUB}{base[0]}, the base of the adapter {name},")
     return folder
+
+
+def with_code_beside(folder: Path, owner: str, place: Path) -> Path:
+    """A fetched model whose settings name code of their own repository (`owner/name--module.Class`) as a folder of links at `place`, whose settings do
+    not: transformers would ask the Hub for that code, at whatever state it is in there. Any other model as it is."""
+    if not any(name.startswith(f"{owner}--") for name in own_code(folder)):
+        return folder
+    shutil.rmtree(place, ignore_errors=True)
+    for file in [each for each in folder.rglob("*") if each.is_file()]:
+        link = place / file.relative_to(folder)
+        link.parent.mkdir(parents=True, exist_ok=True)
+        link.symlink_to(file.absolute())
+    for file in place.glob("*config.json"):
+        says = json.loads(file.read_bytes())
+        file.unlink()
+        write_json(file, without_repository(says, owner))
+    return place
 
 
 def fetched(recipe: Recipe, pins: Mapping[str, str]) -> dict[str, Path]:

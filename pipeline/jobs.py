@@ -12,13 +12,15 @@ from data.errors import DataError
 from data.sources import resolve
 from pipeline.artifacts import folder_digest, inspect
 from pipeline.errors import Problem, RecipeError
-from pipeline.hub import fetch, is_trusted
+from pipeline.hub import fetch, is_trusted, with_code_beside
 from pipeline.identity import CODE, pinned
 from pipeline.launch import cores
 from pipeline.plan import Plan, Step
 from pipeline.references import HUB, Reference, fields, repository, sources
 from stages.contract import Artifact, Hardware, Input, Job
 
+HUB_MODELS = "hub"
+"""Folder of the run directory: links to models of the Hub whose settings had to be written anew."""
 PACKAGES = (
     "torch",
     "transformers",
@@ -85,8 +87,11 @@ def _input(plan: Plan, reference: Reference) -> Input:
             trusted=is_trusted(plan, reference),
         )
     if reference.form == "hub":
-        commit = plan.run.pins()[f"model {repository(reference.value)}"]
-        folder, mark = fetch(reference.value, commit, code=is_trusted(plan, reference)), commit
+        mark = plan.run.pins()[f"model {repository(reference.value)}"]
+        folder = fetch(reference.value, mark, code=is_trusted(plan, reference))
+        if is_trusted(plan, reference):
+            owner = repository(reference.value).partition("@")[0]
+            folder = with_code_beside(folder, owner, plan.run.path.resolve() / HUB_MODELS / f"{owner.replace('/', '--')}-{mark[:12]}")
     else:
         folder = (plan.recipe.root / reference.value).resolve()
         mark = folder_digest(folder)

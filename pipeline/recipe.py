@@ -30,6 +30,7 @@ from stages.registry import STAGES, config_class
 RESERVED = (
     "recipe.yaml",
     "overrides.json",
+    "hub",
     "hub.json",
     "events.jsonl",
     "lock",

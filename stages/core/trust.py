@@ -53,9 +53,9 @@ def own_code(folder: Path) -> list[str]:
     return found
 
 
-def foreign_code(folder: Path) -> str | None:
-    """That a model's code lies in another repository, of which nobody has named a commit; None if it is the model's own, or there is none."""
-    elsewhere = next((name for name in own_code(folder) if "--" in name), None)
+def foreign_code(folder: Path, repository: str = "") -> str | None:
+    """That a model's code lies in another repository than its own, of which nobody has named a commit; None if it is the model's own, or there is none."""
+    elsewhere = next((name for name in own_code(folder) if "--" in name and name.partition("--")[0] != repository), None)
     if elsewhere is None:
         return None
     return (
@@ -71,6 +71,19 @@ def _texts(value: Any) -> Iterator[str]:
     elif isinstance(value, dict | list):
         for inner in value.values() if isinstance(value, dict) else value:
             yield from _texts(inner)
+
+
+def without_repository(says: dict[str, Any], repository: str) -> dict[str, Any]:
+    """Settings of a model in which classes of its own repository are named as those beside them."""
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, str):
+            return value.removeprefix(f"{repository}--")
+        if isinstance(value, dict):
+            return {key: plain(inner) for key, inner in value.items()}
+        return [plain(inner) for inner in value] if isinstance(value, list) else value
+
+    return {**says, "auto_map": plain(says["auto_map"])} if "auto_map" in says else says
 
 
 def wants_code(error: Exception) -> bool:

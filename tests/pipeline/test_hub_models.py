@@ -80,8 +80,8 @@ def own_code(tmp_path: Path, witness: Path, monkeypatch: pytest.MonkeyPatch) -> 
 def jobs(workshop: Workshop) -> Callable[..., list[Job]]:
     """The orders of both stages, for a recipe that trusts these commits."""
 
-    def make(*trusted: str) -> list[Job]:
-        workshop.write(RECIPE + "".join(f"trust_remote_code: [{', '.join(trusted)}]\n" if trusted else ""))
+    def make(*trusted: str, model: str = "them/model") -> list[Job]:
+        workshop.write(RECIPE.replace("them/model", model) + "".join(f"trust_remote_code: [{', '.join(trusted)}]\n" if trusted else ""))
         check_trust(workshop.recipe(), settle(workshop.recipe(), workshop.run))
         plan = workshop.plan()
         return [make_job(plan, step, 1, Hardware(gpus=0)) for step in plan.steps]
@@ -144,6 +144,22 @@ def test_trusted_settings_that_name_code_of_a_third_place_are_refused(
     with pytest.raises(DataError, match="another repository, other/code"):
         strict(folder)
     assert not witness.exists()
+
+
+def test_trusted_settings_that_name_code_of_their_own_repository_mean_the_code_beside_them(hub: Server, jobs, own_code, witness: Path):
+    """As transformers writes them for a model that was loaded from the Hub: `owner/name--module.Class`. The Hub is not asked for another state of it."""
+    says = json.loads(own_code["config.json"])
+    says["auto_map"] = {name: f"them/model--{what}" for name, what in says["auto_map"].items()}
+    commit = publish(hub, own_code | {"config.json": json.dumps(says).encode()})
+    publish(hub, own_code | {"code_of_own.py": b"raise SystemExit('a later state')"})
+    base, _ = jobs(f"them/model@{commit}", model=f"them/model@{commit}")
+    asked = len(hub.requests("GET", "/resolve/"))
+    assert type(loaded(base)).__name__ == "OwnForCausalLM"
+    assert witness.exists()
+    assert len(hub.requests("GET", "/resolve/")) == asked
+    untrusted, _ = jobs(model=f"them/model@{commit}")
+    with pytest.raises(DataError, match="runs only where the recipe's `trust_remote_code` names"):
+        loaded(untrusted)
 
 
 def test_chat_and_export_run_code_as_the_recipe_says_and_of_a_runs_folder_none(
