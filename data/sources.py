@@ -21,6 +21,10 @@ def resolve(source: Source, root: Path, artifact: Path | None = None) -> list[Pa
     """
     if source.path.startswith(HUB):
         return []
+    if "://" in source.path:
+        raise DataError(
+            f"found the address '{source.path}', wanted a file, a folder, a glob or hub:owner/name; download it, and name the file"
+        )
     base = (artifact if source.stage is not None and artifact is not None else root).absolute()
     path = Path(source.path).expanduser()
     if source.stage is not None and (path.is_absolute() or ".." in path.parts):

@@ -63,7 +63,8 @@ def _at(
     if inner and not [item for item in fitting if item["type"] != "too_short"]:  # what is wrong inside is told by itself
         return []
     wanted = list(dict.fromkeys(_wanted(item) for item in fitting or items))
-    hint = _hint(value, items) or _as_source(value, model, path[len(prefix) :])
+    inside = path[len(prefix) :]
+    hint = _hint(value, items) or _as_source(value, model, inside) or _as_what_is_wanted(value, wanted, model, inside)
     return [Problem(where, name, f"found {shown(value)}, wanted {' or '.join(wanted)}{hint}")]
 
 
@@ -106,6 +107,9 @@ def _wanted(item: dict[str, Any]) -> str:
             return str(context["expected"])
         case "model_type" | "dict_type":
             return "a mapping"
+        case "union_tag_invalid":
+            kinds = [tag.strip(" '") for tag in context["expected_tags"].split(",")]
+            return f"a mapping, such as {{kind: {item['input'] if item['input'] in kinds else kinds[0]}}}"
         case "tuple_type" | "list_type":
             return "a list"
         case "string_type":
@@ -148,6 +152,16 @@ def _as_source(value: object, model: type[BaseModel], path: Place) -> str:
         if any("path" in found.model_fields for found in models_at(model, place, {})):
             return f", such as {written}"
     return ""
+
+
+def _as_what_is_wanted(value: object, wanted: list[str], model: type[BaseModel], path: Place) -> str:
+    """The keys of a mapping, or how a list of one is written, where a single value was given."""
+    if isinstance(value, dict | list) or value is None:
+        return ""
+    if wanted == ["a list"] and not any(models_at(model, (*path, 0), {})):
+        return f", such as [{value}]"
+    known = [name for found in models_at(model, path, {}) for name in found.model_fields] if wanted == ["a mapping"] else []
+    return f" (of {', '.join(dict.fromkeys(known))})" if known else ""
 
 
 def shown(value: object, width: int = 60) -> str:

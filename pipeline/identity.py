@@ -156,8 +156,14 @@ class _Reader:
             folder = self.recipe.root / source.stage if source.stage else None
             return {"files": digest(resolve(source, self.recipe.root, folder))}
         except (DataError, OSError) as error:
-            self._problem(f"{field.path}.path", str(error))
+            self._problem(f"{field.path}.path", f"{error}{self._of_stage(source)}")
             return {}
+
+    def _of_stage(self, source: Source) -> str:
+        """How data of a stage are written, where their path begins with the stage's name."""
+        stage, _, inside = source.path.partition("/")
+        meant = source.stage is None and stage in list(self.recipe.stages)[: list(self.recipe.stages).index(self.stage)]
+        return f"; '{stage}' is a stage, whose data are written {{stage: {stage}, path: {inside or 'FILE'}}}" if meant else ""
 
     def _code(self, field: Field, file: str, function: str) -> dict[str, str]:
         path = self.recipe.root / file

@@ -34,6 +34,11 @@ def test_a_file_a_folder_or_a_glob_names_its_data_files_in_order(path: str, name
     assert resolve(Source(path=path), folder) == [folder / name for name in names]
 
 
+def test_an_address_is_no_source(folder: Path) -> None:
+    with pytest.raises(DataError, match=r"found the address 'https://x\.y/z\.jsonl', wanted a file, .*; download it"):
+        resolve(Source(path="https://x.y/z.jsonl"), folder)
+
+
 def test_absolute_paths_and_globs_do_not_need_the_recipes_folder(folder: Path) -> None:
     assert resolve(Source(path=str(folder / "chats.jsonl")), Path("/")) == [folder / "chats.jsonl"]
     assert resolve(Source(path=str(folder / "*.jsonl")), Path("/")) == [folder / "chats.jsonl"]

@@ -172,3 +172,10 @@ def test_a_name_as_the_hub_has_it_is_told_how_to_write_it(workshop: Workshop):
         with pytest.raises(RecipeError) as missing:
             workshop.fingerprints(f"stages.chat.model={written}")
         assert str(missing.value).partition("there is no folder ")[2] == f"{workshop.root / written}{told}"
+
+
+def test_a_path_that_begins_with_a_stages_name_is_told_how_its_data_are_written(workshop: Workshop):
+    with pytest.raises(
+        RecipeError, match=r"no data at 'rows/rows\.jsonl' .*; 'rows' is a stage, whose data are written \{stage: rows, path: rows\.jsonl\}"
+    ):
+        identities(workshop.recipe("stages.chat.data.0.path=rows/rows.jsonl"))

@@ -75,6 +75,16 @@ stages:
             "{kind: toy-train, data: [{path: x, columns: {massages: turns, group: kind}}]}",
             "stages.base.data.0: no field 'massages' is read; did you mean 'messages'?",
         ),
+        (
+            "{kind: sft, model: ./m, data: [{path: x}], adapter: lora}",
+            "stages.base.adapter: found 'lora', wanted a mapping, such as {kind: lora}",
+        ),
+        (
+            "{kind: sft, model: ./m, data: [{path: x}], adapter: [3]}",
+            "stages.base.adapter: found [3], wanted a mapping, such as {kind: lora}",
+        ),
+        ("{kind: corpus, data: [{path: x}], language: english}", "stages.base.language: found 'english', wanted a list, such as [english]"),
+        ("{kind: toy-train, optimizer: 0.1}", "stages.base.optimizer: found 0.1, wanted a mapping (of learning_rate, clip)"),
         ("{kind: tokenizer}", "a new tokenizer needs `data` to train on, or take an `existing` one"),
         ("{kind: toy-train, require: {loss: {}}}", "stages.base.require.loss: a gate needs `min`, `max` or both"),
         ("{kind: toy-train, require: {loss: {min: 2, max: 1}}}", "no value is at least 2 and at most 1"),
