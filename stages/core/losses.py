@@ -10,13 +10,6 @@ from torch import Tensor
 from torch.nn import functional
 
 
-def token_logprobs(logits: Tensor, ids: Tensor) -> Tensor:
-    """Log-probability of each id under its logits, in fp32: (..., V) and (...) int64 give (...)."""
-    logits = logits.float()
-    chosen = logits.gather(-1, ids.unsqueeze(-1)).squeeze(-1)
-    return chosen - torch.logsumexp(logits, dim=-1)
-
-
 def chunked_cross_entropy(hidden_NH: Tensor, head_VH: Tensor, targets_N: Tensor, chunk: int = 2048) -> Tensor:
     """Sum over N of -log p(target), without ever holding more than `chunk` rows of logits.
 

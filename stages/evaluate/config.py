@@ -25,6 +25,7 @@ class Task(Spec):
     """Prompts whose answers a rule can grade."""
 
     name: str
+    """What it is called in the report."""
     prompts: Annotated[Sources, Wants("prompt")]
     """Prompts with their `reference`."""
     rule: RuleName
@@ -53,6 +54,7 @@ class Evaluate(Rewarded):
     answers: int = Field(1, ge=1)
     """Sampled answers of each model per prompt; what is told of sampled answers, KL among it, is their mean, and more of them narrow the intervals."""
     sampling: Sampling = Sampling()
+    """How sampled answers are drawn, and how long any answer may be."""
     samples: int = Field(6, ge=0)
     """Prompts whose answers are shown side by side."""
     limit: int = Field(256, gt=0)

@@ -254,12 +254,6 @@ def value_loss(values_N: Tensor, old_values_N: Tensor, returns_N: Tensor, weight
     return ValueLoss(0.5 * (worst_N * weights_N).sum(), near_error_N > error_N)
 
 
-def entropy(logits: Tensor) -> Tensor:
-    """Entropy in nats of softmax(logits) over the last dimension; a logit of -inf (a forbidden token) adds nothing."""
-    logp = logits.log_softmax(dim=-1)
-    return -torch.where(logp > -torch.inf, logp * logp.exp(), 0.0).sum(dim=-1)
-
-
 # --- looking at it ----------------------------------------------------------------------------------------------------------------------
 
 

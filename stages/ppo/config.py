@@ -112,7 +112,9 @@ class PPO(Rewarded):
     engine_memory: Annotated[float, Context()] = Field(0.3, gt=0, lt=1)
     """Share of the GPU's memory that vLLM may take."""
     sampling: Sampling = Sampling()
+    """How answers are drawn, of rollouts and of held-out prompts."""
     kl: KL = KL()
+    """What keeps the policy near the reference."""
     gamma: float = Field(1.0, gt=0, le=1)
     """Discount per token; 1 for answers, which end soon."""
     lam: float = Field(0.95, ge=0, le=1)
@@ -156,7 +158,9 @@ class PPO(Rewarded):
     critic_warmup: int = Field(10, ge=0)
     """Rollouts in which only the critic learns, so that the policy does not follow a critic that knows nothing yet."""
     policy_optimizer: PolicyOptimizer = PolicyOptimizer()
+    """How the policy learns: AdamW with a schedule over the updates after the critic's warm-up."""
     critic_optimizer: CriticOptimizer = CriticOptimizer()
+    """How the critic learns: an optimizer and a clip of its own, so that its loss never scales the policy's step."""
     adapter: Adapter | None = None
     """Train an adapter of the policy; the reference is then the policy with the adapter off, and needs no second copy."""
     evaluate_every: int = Field(20, gt=0)

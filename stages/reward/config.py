@@ -52,6 +52,7 @@ class Reward(StageConfig):
     label_smoothing: float = Field(0.0, ge=0, lt=0.5)
     """Share of labels known to be wrong: the loss expects it, and rewards stay finite (Mitchell 2023)."""
     optimizer: RewardOptimizer = RewardOptimizer()
+    """How the model learns."""
     adapter: Adapter | None = None
     """Train an adapter and the score head instead of all weights."""
 

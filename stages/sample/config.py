@@ -30,6 +30,7 @@ class Sample(Rewarded):
     unfinished: bool = False
     """Keep answers that were cut at the limit too: SFT would learn from them to stop there."""
     sampling: Sampling = Sampling()
+    """How answers are drawn."""
 
     def leaves(self) -> tuple[str, ...]:
         return ("chats.jsonl",)

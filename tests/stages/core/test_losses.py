@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from stages.core.losses import chunked_cross_entropy, pairwise_loss, token_logprobs
+from stages.core.losses import chunked_cross_entropy, pairwise_loss
 
 
 def setup_function():
@@ -45,12 +45,6 @@ def test_nothing_learned_costs_nothing_and_still_has_a_gradient():
     loss.backward()
     assert float(loss.detach()) == 0.0
     assert not head.grad.any()
-
-
-def test_token_logprobs_are_gathered_log_softmax():
-    logits, ids = torch.randn(2, 3, 7), torch.randint(7, (2, 3))
-    expected = torch.distributions.Categorical(logits=logits).log_prob(ids)
-    torch.testing.assert_close(token_logprobs(logits, ids), expected)
 
 
 def test_pairwise_loss_is_log_two_at_a_tie_and_falls_with_the_difference():

@@ -8,7 +8,6 @@ from torch import Tensor
 
 from stages.ppo.algorithm import (
     KLController,
-    entropy,
     explained_variance,
     finished_scores,
     gae,
@@ -319,11 +318,6 @@ def test_an_enormous_log_ratio_gives_a_finite_loss_and_gradient():
     assert found.loss.isfinite()
     assert logp.grad is not None
     assert logp.grad.isfinite().all()
-
-
-def test_entropy_of_a_forbidden_token_is_zero_and_of_a_uniform_choice_log_n():
-    logits = torch.tensor([[0.0, 0.0, -torch.inf], [1.0, 1.0, 1.0]])
-    torch.testing.assert_close(entropy(logits), torch.tensor([math.log(2), math.log(3)]))
 
 
 # --- looking at it ---
