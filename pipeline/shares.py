@@ -1,7 +1,7 @@
 """Stages that the processes which a recipe names cannot share, told before anything starts; the rule is `stages.core.workload.unshared`.
 
-Nothing is told where the recipe leaves the number open (`gpus: auto` on a machine with GPUs), where a model's context is not known yet (of the Hub),
-and of what depends on data: the stage itself looks at those as it starts.
+Nothing is told where the recipe leaves the number open (`gpus: auto` on a machine with GPUs), where a row's length is not known yet (of a Hub model, or
+with virtual tokens, which take places of the context), and of what depends on data: the stage itself looks at those as it starts.
 """
 
 import os
@@ -49,12 +49,22 @@ def share_problems(recipe: Recipe, names: Collection[str], given: Asked | None =
     if want is None:
         return []
     shared = {name: config for name, config in recipe.stages.items() if name in names and config.is_shared}
-    contexts = contexts_of(recipe)
+    contexts = contexts_of(recipe) | {name: {} for name in _prompted(recipe)}
     found = {name: _of_stage(config, want.count * want.nodes, contexts[name]) for name, config in shared.items()}
     if not any(found.values()):
         return []
     way = _fewer(shared, want, contexts)
     return [recipe.problem(name, each.field, _told(shared[name], each, want, way)) for name, all_of in found.items() for each in all_of]
+
+
+def _prompted(recipe: Recipe) -> set[str]:
+    """Stages whose model has virtual tokens, of their own adapter or of a stage before."""
+    found: set[str] = set()
+    for name, config in recipe.stages.items():
+        own = getattr(getattr(config, "adapter", None), "family", None) == "prompt"
+        if own or any(reference.value in found for reference in recipe.references[name]):
+            found.add(name)
+    return found
 
 
 def _of_stage(config: StageConfig, processes: int, contexts: Mapping[str, int | None]) -> list[Unshared]:

@@ -119,3 +119,12 @@ def test_gpus_that_are_here_are_a_warning_where_all_of_them_would_be_taken(small
     found = lacks_here(load(small, ["hardware.zero=0"]))
     assert [each.path for each in found] == ["stages.base.batch_tokens", "stages.chat.batch_tokens", "stages.judge.batch_pairs"]
     assert "(hardware.gpus: 3): set hardware.gpus to 2" in found[0].message
+
+
+def test_rows_beside_virtual_tokens_are_left_to_the_stage(small: Path):
+    """They take places of the context, so that a row is shorter than the recipe says, here and in the stages behind."""
+    more = "  more: {kind: sft, model: chat, data: [{stage: world, path: chats.jsonl}], batch_tokens: 2_048, adapter: {kind: prefix, hand_over: continue}}\n"
+    small.write_text(RECIPE[: RECIPE.index("  judge:")] + more)
+    prefix = "stages.chat.adapter={kind: prefix, hand_over: continue}"
+    found = share_problems(load(small, ["hardware.processes=3", prefix]), ["base", "chat", "more"])
+    assert [each.path for each in found] == ["stages.base.batch_tokens"]
