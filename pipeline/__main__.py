@@ -49,12 +49,18 @@ def main(argv: list[str] | None = None, *, worker: Sequence[str] | None = None) 
     except SystemExit as error:  # argparse: 0 after --help, 2 for a wrong option
         return error.code if isinstance(error.code, int) else WRONG_USE
     except (PipelineError, OSError) as error:
-        print(f"{error}", file=sys.stderr)
+        print(_said(error), file=sys.stderr)
         from stages.contract import FAILED, HELD
 
         return WRONG_USE if isinstance(error, RecipeError) else HELD if isinstance(error, HeldError) else FAILED
     except KeyboardInterrupt:
         return 130
+
+
+def _said(error: Exception) -> str:
+    """Of an OSError the file first, and no number."""
+    named = isinstance(error, OSError) and error.filename is not None and error.strerror
+    return f"{error.filename}: {error.strerror}" if named else f"{error}"  # type: ignore[attr-defined]
 
 
 def _carried_out(words: Sequence[str], worker: Sequence[str] | None) -> int:

@@ -135,7 +135,8 @@ def init(arguments: list[str]) -> int:
     except FileExistsError as error:
         raise RecipeError(f"{target} is there already; nothing was written") from error
     except OSError as error:
-        raise RecipeError(f"{target} cannot be written: {error.strerror}") from error
+        where = "" if target.parent.is_dir() else f": there is no folder '{target.parent}'"
+        raise RecipeError(f"{target} cannot be written{where or f': {error.strerror}'}") from error
     print(f"wrote {target}; next: pipeline plan {shlex.quote(str(target))}")
     return DONE
 

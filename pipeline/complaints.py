@@ -158,7 +158,7 @@ def _as_what_is_wanted(value: object, wanted: list[str], model: type[BaseModel],
     """The keys of a mapping, or how a list of one is written, where a single value was given."""
     if isinstance(value, dict | list) or value is None:
         return ""
-    if wanted == ["a list"] and not any(models_at(model, (*path, 0), {})):
+    if wanted == ["a list"] and not isinstance(value, bool) and not any(models_at(model, (*path, 0), {})):
         return f", such as [{value}]"
     known = [name for found in models_at(model, path, {}) for name in found.model_fields] if wanted == ["a mapping"] else []
     return f" (of {', '.join(dict.fromkeys(known))})" if known else ""

@@ -63,8 +63,16 @@ def suggestion(found: object, known: Iterable[str]) -> str:
 
 
 def nearest(found: object, known: Iterable[str]) -> str | None:
-    """The known name that comes nearest, if one is near."""
-    return next(iter(difflib.get_close_matches(str(found), list(known), n=1, cutoff=0.6)), None)
+    """The known name that comes nearest, if one is near: by its letters, or by its words' first ones (`lr`, learning_rate)."""
+    names = list(map(str, known))
+    return next((name for name in names if _initials(name) == str(found)), None) or next(
+        iter(difflib.get_close_matches(str(found), names, n=1, cutoff=0.6)), None
+    )
+
+
+def _initials(name: str) -> str:
+    words = name.split("_")
+    return "".join(word[:1] for word in words) if len(words) > 1 else ""
 
 
 def by_nearness(found: object, known: Iterable[str]) -> list[str]:

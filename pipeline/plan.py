@@ -118,7 +118,9 @@ def _not_there(recipe: Recipe, step: Step, steps: Mapping[str, Step]) -> str | N
     takes = _takes(recipe, step.name) if step.works else []
     lost = [name for name in takes if steps[name].action == "left out"]
     if lost:
-        raise RecipeError(f"{step.name} takes from {', '.join(lost)}, which {'is' if len(lost) == 1 else 'are'} neither done nor selected")
+        raise RecipeError(
+            f"{step.name} takes from {', '.join(lost)}, which {'is' if len(lost) == 1 else 'are'} neither done nor selected; --until {step.name} makes what is missing first"
+        )
     blocked = [name for name in takes if steps[name].action == "blocked"]
     return f"takes from {', '.join(blocked)}, which cannot run" if blocked else None
 

@@ -16,7 +16,7 @@ from data.config import Spec
 from pipeline import overrides
 from pipeline.adapters import adapter_problems, target_problems
 from pipeline.complaints import complaints, shown
-from pipeline.errors import Problem, RecipeError, suggestion
+from pipeline.errors import Problem, RecipeError, nearest, suggestion
 from pipeline.gates import gate_problems
 from pipeline.hardware import hardware_problems, placed, readable
 from pipeline.names import IN_WORDS, NAME, TRUSTED
@@ -168,8 +168,12 @@ def _head(document: Document, problems: list[Problem]) -> Head | None:
 
 def _meant_for_a_stage(problem: Problem, document: Document) -> Problem:
     """`chat.epochs=3` where `stages.chat.epochs=3` is meant."""
-    if problem.path not in _mapping(document.value.get("stages")) or not problem.message.startswith("unknown key"):
+    stages = _mapping(document.value.get("stages"))
+    if not problem.message.startswith("unknown key"):
         return problem
+    if problem.path not in stages:
+        near = nearest(problem.path, stages) if "did you mean" not in problem.message else None
+        return replace(problem, message=f"unknown key; did you mean 'stages.{near}'?") if near else problem
     return replace(problem, message=f"unknown key; '{problem.path}' is a stage, whose fields are stages.{problem.path}.FIELD")
 
 

@@ -66,13 +66,24 @@ def test_exit_codes_are_those_of_the_contract():
         (["status", "."], "is not a run's folder"),
         (["init", "chain.yaml"], "is there already"),
         (["init", "new.yaml", "--from", "dmo"], "did you mean 'demo'?"),
-        (["init", "no/where.yaml"], "cannot be written"),
+        (["init", "no/where.yaml"], "cannot be written: there is no folder 'no'"),
+        (["serve", "chain.yaml", "--port", "x"], "argument --port: found 'x', wanted a whole number"),
+        (["export", ".", "base", "--density", "half"], "argument --density: found 'half', wanted a number"),
+        (
+            ["run", "chain.yaml", "--only", "chat"],
+            "chat takes from base, which is neither done nor selected; --until chat makes what is missing first",
+        ),
     ],
 )
 def test_wrong_use_ends_in_2_with_a_hint_and_starts_nothing(workshop: Workshop, capsys: Output, words: list[str], sentence: str):
     assert workshop.call(*words) == contract.WRONG_INPUT
     assert sentence in capsys.readouterr().err
     assert not workshop.run.path.exists()
+
+
+def test_what_the_system_refuses_is_told_by_its_file(workshop: Workshop, capsys: Output):
+    assert workshop.call("run", "chain.yaml", "--runs", "/proc/nowhere") == contract.FAILED
+    assert capsys.readouterr().err.endswith("/proc/nowhere: No such file or directory\n")
 
 
 def test_options_and_overrides_may_be_mixed(workshop: Workshop, capsys: Output):

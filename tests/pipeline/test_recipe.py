@@ -205,6 +205,9 @@ def test_names_of_stages_may_hold_dots(tmp_path: Path):
         ("stages.base.steps=[1", "not valid YAML"),
         ("stages.base.optimizer={clip: 1, clip: 2}", "written twice"),
         ("sed=3", "sed: unknown key; did you mean 'seed'?"),
+        ("bas.steps=3", "'bas.steps=3': bas: unknown key; did you mean 'stages.base'?"),
+        ("stages.base.optimizer.lr=0.1", "stages.base.optimizer.lr: unknown key; did you mean 'learning_rate'? (known: "),
+        ("trust_remote_code=true", "trust_remote_code: found true, wanted a list"),
         ("base.steps=3", "'base.steps=3': base: unknown key; 'base' is a stage, whose fields are stages.base.FIELD"),
     ],
 )
