@@ -8,6 +8,7 @@ from pipeline.errors import suggestion
 
 INVALID = re.compile(r"invalid (int|float) value: (.*)$")
 """What argparse says of a number that is none."""
+LARGEST_PORT = 65535
 NUMBERS = {"int": "a whole number", "float": "a number"}
 
 
@@ -48,3 +49,17 @@ class Parser(argparse.ArgumentParser):
 
     def read(self, arguments: list[str]) -> argparse.Namespace:
         return self.parse_intermixed_args(arguments)
+
+
+def count(word: str) -> int:
+    """A whole number from 0, as the type of an option."""
+    if not word.isdecimal():
+        raise argparse.ArgumentTypeError(f"found '{word}', wanted a whole number from 0")
+    return int(word)
+
+
+def port(word: str) -> int:
+    """A port to listen on, as the type of an option; 0 is a free one."""
+    if not word.isdecimal() or int(word) > LARGEST_PORT:
+        raise argparse.ArgumentTypeError(f"found '{word}', wanted a whole number from 0 to {LARGEST_PORT}")
+    return int(word)

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from pipeline.arguments import Parser
+from pipeline.arguments import Parser, count
 from pipeline.errors import RecipeError, suggestion
 
 DONE, FAILED = 0, 1
@@ -184,12 +184,6 @@ def _number(option: str, wanted: str, most: float = sys.float_info.max) -> Calla
     return read
 
 
-def _count(word: str) -> int:
-    if not word.isdecimal():
-        raise argparse.ArgumentTypeError(f"found '{word}', wanted a whole number from 0")
-    return int(word)
-
-
 def _seconds(word: str) -> float:
     try:
         seconds = float(word)
@@ -211,7 +205,7 @@ def run(arguments: list[str], worker: tuple[str, ...] | None = None) -> int:
     parser.add_argument(
         "--max-restarts",
         metavar="N",
-        type=_count,
+        type=count,
         default=0,
         help="start a stage again, up to N times, after it crashed, was killed or hung (default: 0)",
     )

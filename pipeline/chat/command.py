@@ -4,7 +4,7 @@ import sys
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
-from pipeline.arguments import Parser
+from pipeline.arguments import Parser, count
 
 if TYPE_CHECKING:
     from pipeline.chat.partner import Partner
@@ -54,7 +54,7 @@ def _parser() -> Parser:
     parser.add_argument("--top-k", metavar="K", help="draw from so many of the likeliest tokens (default: 0, all)")
     parser.add_argument("--max-new-tokens", metavar="N", help="cut an answer after so many tokens (default: 256)")
     parser.add_argument("--seed", metavar="N", help="the same seed and words give the same answers (default: 0)")
-    parser.add_argument("--gpus", metavar="N", type=int, help="CUDA devices; 0 is the CPU (default: one if there is one)")
+    parser.add_argument("--gpus", metavar="N", type=count, help="CUDA devices; 0 is the CPU (default: one if there is one)")
     return parser.json()
 
 

@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
 
-from pipeline.arguments import Parser
+from pipeline.arguments import Parser, port
 from pipeline.artifacts import lacks_template
 from pipeline.errors import PipelineError, RecipeError
 from stages.core.trust import own_code
@@ -38,7 +38,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument(
         "--host", metavar="ADDRESS", default="127.0.0.1", help="address to listen on (default: 127.0.0.1, this machine only)"
     )
-    parser.add_argument("--port", metavar="N", type=int, default=8000, help="port to listen on (default: 8000)")
+    parser.add_argument("--port", metavar="N", type=port, default=8000, help="port to listen on (default: 8000)")
     parser.add_argument(
         "--engine", choices=ENGINES, default="auto", help="what serves (default: vLLM where it is installed, else transformers)"
     )

@@ -4,7 +4,7 @@ import json
 import sys
 from pathlib import Path
 
-from pipeline.arguments import Parser
+from pipeline.arguments import Parser, port
 
 DONE = 0
 
@@ -23,7 +23,7 @@ def report(arguments: list[str]) -> int:
         help="where to write the page (default: report.html in the run's folder, or report-recipe.html beside it if that holds other results than the recipe's)",
     )
     parser.add_argument("--watch", action="store_true", help="serve the page on this machine while the run goes on; Ctrl-C ends it")
-    parser.add_argument("--port", type=int, default=0, help="port for --watch (default: a free one)")
+    parser.add_argument("--port", metavar="N", type=port, default=0, help="port for --watch (default: a free one)")
     options = parser.json().read(arguments)
     from pipeline.own import run_of, tell_others
 

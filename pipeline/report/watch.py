@@ -3,6 +3,7 @@
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+from pipeline.errors import RecipeError
 from pipeline.report.page import render
 from pipeline.report.reading import read_run
 
@@ -10,9 +11,13 @@ LOOPBACK = "127.0.0.1"
 
 
 def serve(folder: Path, port: int = 0) -> int:
-    """Serve until Ctrl-C. Raises RecipeError if the folder is no run."""
+    """Serve until Ctrl-C. Raises RecipeError if the folder is no run, or the port is taken."""
     read_run(folder)
-    with server(folder, port) as listening:
+    try:
+        listening = server(folder, port)
+    except OSError as error:
+        raise RecipeError(f"nothing can listen on {LOOPBACK}:{port} ({error.strerror}); choose another --port, or leave it out") from error
+    with listening:
         print(f"http://{LOOPBACK}:{listening.server_port}/  (Ctrl-C ends it)", flush=True)
         try:
             listening.serve_forever()

@@ -67,7 +67,8 @@ def test_exit_codes_are_those_of_the_contract():
         (["init", "chain.yaml"], "is there already"),
         (["init", "new.yaml", "--from", "dmo"], "did you mean 'demo'?"),
         (["init", "no/where.yaml"], "cannot be written: there is no folder 'no'"),
-        (["serve", "chain.yaml", "--port", "x"], "argument --port: found 'x', wanted a whole number"),
+        (["serve", "chain.yaml", "--port", "x"], "argument --port: found 'x', wanted a whole number from 0 to 65535"),
+        (["serve", "chain.yaml", "--port", "70000"], "found '70000', wanted a whole number from 0 to 65535"),
         (["export", ".", "base", "--density", "half"], "argument --density: found 'half', wanted a number"),
         (
             ["run", "chain.yaml", "--only", "chat"],

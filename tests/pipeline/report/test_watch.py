@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.errors import RecipeError
 from pipeline.report import watch
 from tests.pipeline.report import pretend
 
@@ -37,6 +38,12 @@ def test_the_live_page_may_ask_its_own_server_and_nothing_else(served: tuple[Pat
     assert status == 200
     assert "connect-src &#39;self&#39;" in page
     assert "<body data-live>" in page
+
+
+def test_a_port_that_is_taken_is_told(served: tuple[Path, int]) -> None:
+    run, port = served
+    with pytest.raises(RecipeError, match=rf"nothing can listen on 127\.0\.0\.1:{port} \(Address already in use\); choose another --port"):
+        watch.serve(run, port)
 
 
 def test_the_version_changes_when_the_runs_files_do(served: tuple[Path, int]) -> None:
