@@ -13,6 +13,8 @@ class MisfitError(ValueError):
         self.what, self.found, self.wanted = what, found, wanted
 
 
+UNKNOWN = "no known format"
+"""What is wrong with a row whose columns no format has."""
 ALIASES: dict[str, tuple[str, ...]] = {
     "text": ("text", "content", "document"),
     "messages": ("messages", "conversations", "conversation"),
@@ -64,7 +66,16 @@ def need(row: Mapping[str, Any], name: str) -> Any:
 
 
 def columns_of(row: Mapping[str, Any]) -> str:
-    return ", ".join(map(str, row)) or "none"
+    return ", ".join(f"{name} (null)" if value is None else str(name) for name, value in row.items()) or "none"
+
+
+def nearby(row: Mapping[str, Any]) -> str:
+    """The first column of a row that comes near to one which some format needs, and how the recipe says so."""
+    needed = dict.fromkeys(name for names in NEEDS.values() for name in names)
+    near = (
+        (column, difflib.get_close_matches(str(column), needed, n=1, cutoff=0.75)) for column, value in row.items() if value is not None
+    )
+    return next((f" ('{column}' comes near: `columns: {{{names[0]}: {column}}}`?)" for column, names in near if names), "")
 
 
 def detect(value: Mapping[str, Any] | str) -> tuple[str, str]:
@@ -89,7 +100,7 @@ def detect(value: Mapping[str, Any] | str) -> tuple[str, str]:
     packed = next((mark for mark in ";|\t" if len(value) == 1 and mark in next(iter(map(str, value)))), None)
     if packed is not None:
         raise MisfitError("one column that looks like several", f"column {columns_of(value)!r}", f"commas between columns, not {packed!r}")
-    raise MisfitError("no known format", f"columns {columns_of(value)}", "`format` and `columns` in the recipe (docs/data-formats.md)")
+    raise MisfitError(UNKNOWN, f"columns {columns_of(value)}", "`format` and `columns` in the recipe (docs/data-formats.md)")
 
 
 def _speaks(turns: Any, key: str) -> bool:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from math import isfinite
 from typing import Any
 
-from data.columns import ALIASES, MisfitError, columns_of, detect, get, mapped, need
+from data.columns import ALIASES, UNKNOWN, MisfitError, columns_of, detect, get, mapped, nearby, need
 
 Message = dict[str, Any]
 """`role` (system, user, assistant, tool) and `content`; where there are any: `tool_calls`, `name`, `tool_call_id`, `reasoning_content`, `train`."""
@@ -77,8 +77,18 @@ def normalise(value: Mapping[str, Any] | str, format: str, columns: Mapping[str,
     Raises MisfitError if the row does not have the format, or cannot be turned into what is wanted.
     """
     row = mapped(value, columns)
-    records = READERS[detect(row)[0] if format == "auto" else format](row)
+    records = READERS[_detected(row, want) if format == "auto" else format](row)
     return records if want is None else [_as(record, want, value) for record in records]
+
+
+def _detected(row: Mapping[str, Any], want: type[Record] | None) -> str:
+    try:
+        return detect(row)[0]
+    except MisfitError as error:
+        if error.what != UNKNOWN or want is None:
+            raise
+        wanted = f"{WANTED[want]}, or `format` and `columns` in the recipe (docs/data-formats.md)"
+        raise MisfitError(UNKNOWN, error.found + nearby(row), wanted) from error
 
 
 def _text(row: dict[str, Any]) -> list[Record]:

@@ -175,6 +175,14 @@ WRONG: dict[str, tuple[Any, str, dict[str, str], type[Record], str]] = {
         Chat,
         "one column that looks like several: found column 'instruction;output'; wanted commas between columns, not ';'",
     ),
+    "a misspelt column of no format": (
+        {"promt": "q", "reference": "a"},
+        "auto",
+        {},
+        Prompt,
+        "no known format: found columns promt, reference ('promt' comes near: `columns: {prompt: promt}`?); wanted prompt, or the columns of a chat",
+    ),
+    "a column of nothing": ({"prompt": None}, "auto", {}, Prompt, "no known format: found columns prompt (null); wanted prompt, or"),
     "no known columns": ({"foo": 1}, "auto", {}, Chat, "no known format: found columns foo"),
     "a missing column": (
         {"instruction": "Q"},
