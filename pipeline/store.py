@@ -213,7 +213,7 @@ class Run:
             return self.own.lacking[stage]
         if self.own is None or stage in self.own.folders:
             return None
-        known = [*self.own.folders, *self.own.lacking]
+        known = list(dict.fromkeys([*self.own.folders, *self.own.lacking]))  # what is begun is in both
         held = f"; the run holds one: name {self.path} instead of the recipe" if (self.path / stage).is_symlink() else ""
         return f"the recipe has no stage '{stage}' (stages: {', '.join(known)}){held or suggestion(stage, known)}"
 

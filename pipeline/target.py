@@ -34,9 +34,9 @@ def read_target(name: str, overrides: Sequence[str], runs: str) -> tuple[Recipe,
 def _of_run(path: Path, overrides: Sequence[str]) -> tuple[Recipe, Run, list[Problem]]:
     kept = read_json(path / "overrides.json")
     if not (path / "recipe.yaml").is_file() or not isinstance(kept, dict) or not {"recipe", "overrides"} <= kept.keys():
-        raise RecipeError(
-            f"{path} is not a run's folder (it holds no recipe.yaml with its overrides.json); name a recipe or a folder below runs/"
-        )
+        above = path.parent if (path.parent / "overrides.json").is_file() else None
+        way = f"it lies in the run {above}: name that" if above else "name a recipe or a folder below runs/"
+        raise RecipeError(f"{path} is not a run's folder (it holds no recipe.yaml with its overrides.json); {way}")
     file = path.resolve() / kept["recipe"]
     root = file.parent
     if not file.is_file():

@@ -128,6 +128,15 @@ def test_a_stage_that_is_half_done_is_not_done(workshop: Workshop):
     assert read_run(run.path, run.own)["chat"].state == "failed", "a report shows how far it came"  # type: ignore[union-attr]
 
 
+def test_the_stages_that_there_are_are_told_once_and_a_stages_folder_is_none_of_a_run(workshop: Workshop, capsys: Output):
+    workshop.carry_out("stages.chat.behaviour=fail")
+    capsys.readouterr()
+    assert workshop.call("export", "chain.yaml", "bse") == WRONG_INPUT
+    assert capsys.readouterr().err == "the recipe has no stage 'bse' (stages: rows, base, chat, exam); did you mean 'base'?\n"
+    assert workshop.call("plan", "runs/chain/base") == WRONG_INPUT
+    assert capsys.readouterr().err.endswith("; it lies in the run runs/chain: name that\n")
+
+
 def test_export_lists_no_artifact_that_nobody_sealed(workshop: Workshop, capsys: Output):
     workshop.carry_out()
     (workshop.folder("chat").path / "manifest.json").unlink()
