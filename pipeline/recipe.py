@@ -172,7 +172,7 @@ def _meant_for_a_stage(problem: Problem, document: Document) -> Problem:
     if not problem.message.startswith("unknown key"):
         return problem
     if problem.path not in stages:
-        near = nearest(problem.path, stages) if "did you mean" not in problem.message else None
+        near = nearest(problem.path, stages) if "did you mean" not in problem.message and "." not in problem.path else None
         return replace(problem, message=f"unknown key; did you mean 'stages.{near}'?") if near else problem
     return replace(problem, message=f"unknown key; '{problem.path}' is a stage, whose fields are stages.{problem.path}.FIELD")
 
