@@ -28,7 +28,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from benchmarks.best_of_n import job_of
+from benchmarks.best_of_n import counts, job_of
 from stages.core.generation import Transformers
 from stages.core.models import context_of, load_causal_lm, load_tokenizer
 from stages.core.rewards import build_rewards
@@ -101,7 +101,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", type=Path, nargs="+", help="folders of finished runs of the demo")
     parser.add_argument("--samples", type=int, default=32)
-    parser.add_argument("--limit", type=int, default=240, help="prompts of each set")
+    parser.add_argument("--limit", type=int, default=480, help="rows drawn of each set")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     numbers = [2**power for power in range(1, 5)]
@@ -110,8 +110,8 @@ def main() -> None:
     for folder in arguments.runs:
         sets = answered(folder.absolute(), arguments.samples, arguments.limit)
         for name, general_NK in scores(sets).items():
-            rewards_NK = sets[name].marks.rewards_NK
-            cells = [(best_of(rewards_NK, rewards_NK, n).mean(), best_of(general_NK, rewards_NK, n).mean()) for n in numbers]
+            rewards_NK, weights = sets[name].marks.rewards_NK, counts(sets[name].marks.paper.exam.prompts)
+            cells = [[np.average(best_of(by, rewards_NK, n), weights=weights) for by in (rewards_NK, general_NK)] for n in numbers]
             told = (f"{judge:.3f}, {general:.3f} ({general - judge:+.3f})" for judge, general in cells)
             print(f"| {folder.name} | {name} | " + " | ".join(told) + " |", flush=True)
 

@@ -89,19 +89,21 @@ def best_of_kl(n: int) -> float:
     return math.log(n) - (n - 1) / n
 
 
-def above_best_of(reward_N: Floats, kl_N: Floats, baseline_NK: Floats, *, seed: int) -> Estimate | None:
+def above_best_of(reward_N: Floats, kl_N: Floats, baseline_NK: Floats, *, seed: int, weights_N: Floats | None = None) -> Estimate | None:
     """How far a model's mean reward lies above that of the best of n of the baseline's K samples, at the model's own mean KL to the baseline.
 
-    n runs over 1 to K at its KL bound, straight lines between. The interval draws prompts anew for reward, KL and curve together. None where the KL is
-    larger than that of the best of K: there is nothing to compare with.
+    n runs over 1 to K at its KL bound, straight lines between. The interval draws prompts anew for reward, KL and curve together. `weights_N` says how
+    often each prompt counts in all means; once if left out. None where the KL is larger than that of the best of K: there is nothing to compare with.
     """
+    weights_N = np.ones(len(reward_N)) if weights_N is None else weights_N
     distances_K = np.array([best_of_kl(n) for n in range(1, baseline_NK.shape[1] + 1)])
-    if kl_N.mean() > distances_K[-1] + 1e-9:
+    if np.average(kl_N, weights=weights_N) > distances_K[-1] + 1e-9:
         return None
     curve_NK = np.stack([best_of(baseline_NK, baseline_NK, n) for n in range(1, baseline_NK.shape[1] + 1)], axis=1)
 
     def above(rows_N: NDArray[np.int64]) -> float:
-        return float(reward_N[rows_N].mean() - np.interp(kl_N[rows_N].mean(), distances_K, curve_NK[rows_N].mean(axis=0)))
+        reward, kl, curve_K = (np.average(values[rows_N], axis=0, weights=weights_N[rows_N]) for values in (reward_N, kl_N, curve_NK))
+        return float(reward - np.interp(kl, distances_K, curve_K))
 
     return bootstrap_of(above, len(reward_N), seed=seed)
 

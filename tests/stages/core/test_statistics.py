@@ -92,3 +92,17 @@ def test_the_best_of_n_lies_on_its_own_curve_and_a_constant_more_lies_above_it_b
     assert between is not None
     assert between.mean == pytest.approx(-(best_of(rewards, rewards, 2).mean() + best_of(rewards, rewards, 3).mean()) / 2)
     assert above_best_of(rewards[:, 0], np.full(200, best_of_kl(8) + 0.01), rewards, seed=0) is None
+
+
+def test_a_prompt_of_weight_three_counts_as_three_prompts_do():
+    generator = np.random.default_rng(1)
+    rewards, reward, kl = generator.normal(size=(50, 8)), generator.normal(size=50), generator.uniform(0.1, 1.0, size=50)
+    weights = generator.integers(1, 4, size=50)
+    rows = np.repeat(np.arange(50), weights)
+    weighted = above_best_of(reward, kl, rewards, seed=0, weights_N=weights.astype(np.float64))
+    repeated = above_best_of(reward[rows], kl[rows], rewards[rows], seed=0)
+    assert weighted is not None
+    assert repeated is not None
+    assert weighted.mean == pytest.approx(repeated.mean, abs=1e-12)
+    # Weights are no further prompts: what is drawn anew is 50 of them and not 100, so that the interval is wider.
+    assert weighted.high - weighted.low > repeated.high - repeated.low
