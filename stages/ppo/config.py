@@ -156,7 +156,7 @@ class PPO(Rewarded):
     mix: Mix | None = None
     """Learn text beside the rewards; off if left out."""
     critic_warmup: int = Field(10, ge=0)
-    """Rollouts in which only the critic learns, so that the policy does not follow a critic that knows nothing yet."""
+    """Rollouts in which only the critic learns, so that the policy does not follow a critic that knows nothing yet: `explained_variance` should have risen well above 0 at their end; more rollouts and more `minibatches` raise it."""
     policy_optimizer: PolicyOptimizer = PolicyOptimizer()
     """How the policy learns: AdamW with a schedule over the updates after the critic's warm-up."""
     critic_optimizer: CriticOptimizer = CriticOptimizer()
