@@ -27,8 +27,9 @@ TOKENS_AT_ONCE = {"cpu": 1024, "cuda": 8192}
 a CPU's caches when it is needed again, and shorter micro-batches are padded less: an update in passes of 8192 takes 1.4 times as long."""
 
 
-HEAD_TOLERANCE = 1e-2
-"""Allowed difference of a log-probability from that of the model's own logits, in nats; a scale left out is far above it."""
+HEAD_TOLERANCE = 0.1
+"""Allowed difference of log-probabilities from those of the model's own logits, in nats and on average: a scale left out is far above it, and the 16-bit
+arithmetic of a quantised model, whose single tokens may differ by more between batches of other shapes, is below."""
 
 
 class Batch(NamedTuple):
@@ -155,11 +156,11 @@ def check_head(model: Any) -> None:
     own_N = outputs(model, ids_BL)[:, :-1].log_softmax(-1).gather(-1, ids_BL[:, 1:, None]).flatten()
     rows = ids_BL.tolist()
     found_N, _ = TokenLogprobs(model)(batch_of([row[:1] for row in rows], [row[1:] for row in rows], ids_BL.device))
-    difference = float((found_N - own_N).abs().max())
+    difference = float((found_N - own_N).abs().mean())
     if not difference <= HEAD_TOLERANCE:
         raise StageError(
             f"{type(model).__name__} computes its logits in a way of its own behind the output layer: log-probabilities of its answers would be wrong "
-            f"by up to {difference:.2g} nats; wanted a model whose logits are what its output layer gives"
+            f"by {difference:.2g} nats a token; wanted a model whose logits are what its output layer gives"
         )
 
 
