@@ -149,13 +149,15 @@ class TokenLogprobs(nn.Module):
 @torch.no_grad()
 def check_head(model: Any) -> None:
     """Raises StageError where a causal model makes more of its output layer than `TokenLogprobs` knows of (some scale their logits): what answers are
-    drawn from would not be what their log-probabilities are of. Costs one small forward pass each way; weights in shards are passed over."""
+    drawn from would not be what their log-probabilities are of. Costs one small forward pass each way, without dropout, and leaves the model in its mode; weights in shards are passed over."""
     if any(hasattr(parameter, "ds_id") or parameter.is_meta for parameter in model.parameters()):
         return
-    ids_BL = fixed_ids(model)
+    ids_BL, was_training = fixed_ids(model), model.training
+    model.eval()  # two passes with dropout would differ whatever the head does
     own_N = outputs(model, ids_BL)[:, :-1].log_softmax(-1).gather(-1, ids_BL[:, 1:, None]).flatten()
     rows = ids_BL.tolist()
     found_N, _ = TokenLogprobs(model)(batch_of([row[:1] for row in rows], [row[1:] for row in rows], ids_BL.device))
+    model.train(was_training)
     difference = float((found_N - own_N).abs().mean())
     if not difference <= HEAD_TOLERANCE:
         raise StageError(

@@ -98,8 +98,10 @@ def scaled(kind: str):
 def test_a_model_whose_logits_are_not_what_its_output_layer_gives_is_refused_unless_that_is_known():
     rounded = model_of().bfloat16()
     rounded.get_output_embeddings().weight.data.mul_(20)  # logits so large that one step of bf16 is 0.03 and more
-    for model in (model_of(), model_of("gpt2"), model_of("lora"), scaled("gemma2"), rounded):
+    dropping = model_of(dropout=0.5).train()
+    for model in (model_of(), model_of("gpt2"), model_of("lora"), scaled("gemma2"), rounded, dropping):
         check_head(model)
+    assert dropping.training, "a model is left in its mode"
     with pytest.raises(StageError, match="GraniteForCausalLM computes its logits in a way of its own"):
         check_head(scaled("granite"))
     capped = scaled("gemma2")
