@@ -54,27 +54,28 @@ def prepare(folder: Path) -> None:
     (folder / "text.jsonl").write_text("".join(json.dumps({"text": line}) + "\n" for line in lines))
 
 
-def orders(folder: Path, size: str, zero: int, processes: int) -> Any:
-    from stages.contract import Hardware, Input, Job
+def orders(folder: Path, data: Path, model: dict[str, int], *, rows: int, steps: int, hardware: Any) -> Any:
+    """Pretraining of such a model for so many steps of so many rows, one row a forward pass, on what `prepare` left in `data`."""
+    from stages.contract import Input, Job
 
     config = {
-        "model": {**SIZES[size], "context": CONTEXT},
+        "model": {**model, "context": CONTEXT},
         "tokenizer": "words",
         "data": [{"path": "text.jsonl"}],
         "held_out": 0.1,
-        "tokens": STEPS * ROWS * CONTEXT,
-        "batch_tokens": ROWS * CONTEXT,
+        "tokens": steps * rows * CONTEXT,
+        "batch_tokens": rows * CONTEXT,
         "samples": 0,
     }
     return Job(
         stage="base",
         kind="pretrain",
-        folder=folder / f"{size}-{zero}-{processes}",
+        folder=folder,
         seed=1,
         config=config,
-        inputs={"tokenizer": Input(reference="words", kind="tokenizer", path=folder.parent / "tokenizer", fingerprint="0")},
-        files={"data.0": [folder.parent / "text.jsonl"]},
-        hardware=Hardware(gpus=0, processes=processes, zero=zero, precision="fp32", micro_batch=1, threads=1),
+        inputs={"tokenizer": Input(reference="words", kind="tokenizer", path=data / "tokenizer", fingerprint="0")},
+        files={"data.0": [data / "text.jsonl"]},
+        hardware=hardware,
     )
 
 
@@ -164,8 +165,11 @@ def held(folder: Path, size: str, zero: int, processes: int) -> dict[str, int]:
     """Of the process that holds the most: bytes above those before the model was made. Each size has processes of its own, since a model leaves memory
     behind that the next one would find: after one of 19M, one of 38M seems to hold 100 MiB less."""
     from pipeline.launch import command, environment
+    from stages.contract import Hardware
 
-    jobs = [orders(folder / f"{zero}-{processes}-{size}", each, zero, processes) for each in (NOTHING, size)]
+    hardware = Hardware(gpus=0, processes=processes, zero=zero, precision="fp32", micro_batch=1, threads=1)
+    place = folder / f"{zero}-{processes}-{size}"
+    jobs = [orders(place / each, folder, SIZES[each], rows=ROWS, steps=STEPS, hardware=hardware) for each in (NOTHING, size)]
     files = []
     for job in jobs:
         job.folder.mkdir(parents=True)

@@ -26,29 +26,13 @@ CASES = ((1, 1), (8, 1), (8, 4), (1, 4))
 
 
 def orders(folder: Path, layers: int, passes: int) -> Any:
-    from plan_memory import CONTEXT
+    import plan_memory
 
-    from stages.contract import Hardware, Input, Job
+    from stages.contract import Hardware
 
-    config = {
-        "model": {"hidden_size": 8, "layers": layers, "heads": 1, "mlp_size": 64, "context": CONTEXT},
-        "tokenizer": "words",
-        "data": [{"path": "text.jsonl"}],
-        "held_out": 0.1,
-        "tokens": STEPS * passes * CONTEXT,
-        "batch_tokens": passes * CONTEXT,
-        "samples": 0,
-    }
-    return Job(
-        stage="base",
-        kind="pretrain",
-        folder=folder / f"{layers}-{passes}",
-        seed=1,
-        config=config,
-        inputs={"tokenizer": Input(reference="words", kind="tokenizer", path=folder / "tokenizer", fingerprint="0")},
-        files={"data.0": [folder / "text.jsonl"]},
-        hardware=Hardware(gpus=0, zero=0, precision="fp32", micro_batch=1, threads=1),
-    )
+    model = plan_memory.SIZES[plan_memory.NOTHING] | {"layers": layers}
+    hardware = Hardware(gpus=0, zero=0, precision="fp32", micro_batch=1, threads=1)
+    return plan_memory.orders(folder / f"{layers}-{passes}", folder, model, rows=passes, steps=STEPS, hardware=hardware)
 
 
 def main() -> None:
